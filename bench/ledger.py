@@ -13,8 +13,9 @@ from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import transaction
 from scanfleet.db.results import answers, verdicts
 from scanfleet.db.results.scorers import ScorerSpec, scorer_id
-from scanfleet.db.scans import batches, scans
-from scanfleet.db.scans.batches import Claim, NewImage
+from scanfleet.db.scans import batches, new_images, scans
+from scanfleet.db.scans.batches import Claim
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.db.schema import ledger
 
@@ -58,7 +59,7 @@ def _enqueue(engine: sa.Engine, scan: ScanInfo) -> ScanInfo:
     for start in range(0, N_IMAGES, PAGE_IMAGES):
         page = [NewImage(uri=f"mem://a/{number}") for number in range(start, start + PAGE_IMAGES)]
         with transaction(engine) as connection:
-            batches.add_images(connection, scan_id=scan.id, queue=scan.queue, images=page, batch_images=64)
+            new_images.add_images(connection, scan_id=scan.id, queue=scan.queue, images=page, batch_images=64)
     return scan
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from scanfleet.config.settings import Settings
 from scanfleet.db.labels.clusters import SeenImage
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import ImageError, ObjectRefused
 from scanfleet.images import Enough

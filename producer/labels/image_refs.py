@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import BadSource, SourceNotFound
 from scanfleet.producer.sources.base import local_image
 from scanfleet.producer.sources.manifest import MalformedLineError

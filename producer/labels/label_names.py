@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scanfleet.checks.check import Check
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import BadLabels
 from scanfleet.producer.labels.formats.entries import Attributes, Entry, Problems, RawBox, Reason, Size
 from scanfleet.producer.labels.image_refs import Root, image_at

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from scanfleet.config.diagnosis import check_broker, local_broker_warning
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import OTHERS, reading
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.scans.workers import WorkerInfo, live_workers
 from scanfleet.db.schema import check_schema, connect_at_start
 from scanfleet.errors import Retryable, ScanfleetError, SchemaOutdated, SchemaTooNew

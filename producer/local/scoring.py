@@ -11,7 +11,7 @@ from typing import Any
 from scanfleet.checks.check import Check, builtin_names, load_check
 from scanfleet.config.model_names import require_address, require_model
 from scanfleet.config.settings import Settings
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.producer.local.child import Child
 from scanfleet.producer.local.workers import require_worker_extra
 from scanfleet.producer.scans import session

@@ -21,8 +21,8 @@ from scanfleet.checks.check import Check
 from scanfleet.checks.passes import plan_passes
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
-from scanfleet.db.scans import batches, notifications, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import new_images, notifications, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.errors import EmptySource
 from scanfleet.producer.scans.target import Target
@@ -216,7 +216,7 @@ def _without_held(engine: sa.Engine, scan_ids: Sequence[str], images: Iterable[N
 
         def sift(page: list[NewImage] = page) -> list[NewImage]:
             with reading(engine) as connection:
-                wanted = [batches.not_yet_held(connection, scan_id, page) for scan_id in scan_ids]
+                wanted = [new_images.not_yet_held(connection, scan_id, page) for scan_id in scan_ids]
             identities = {image.identity for each in wanted for image in each}
             return [image for image in page if image.identity in identities]
 

@@ -15,8 +15,8 @@ from celery import Celery
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results import rescans
-from scanfleet.db.scans import batches, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import new_images, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.producer.scans.enqueue import Enqueued, Notifier
@@ -105,7 +105,7 @@ class _Walk:
             if now.cursor != cursor:
                 self._cursor, self.ended = now.cursor, now.n_listed is not None
                 return
-            added = batches.add_images(
+            added = new_images.add_images(
                 connection,
                 scan_id=self._scan.id,
                 queue=self._scan.queue,

@@ -20,9 +20,9 @@ from scanfleet.config.diagnosis import check_broker, warn_of_open_connections
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results.results import known_identities
-from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.checks import list_checks, resolve_check
 from scanfleet.db.scans.crash_isolation import expire_worker
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.scans.workers import WorkerInfo, last_end, live_workers
 from scanfleet.db.schema import ledger
 from scanfleet.errors import BrokerUnavailable, RequestError

@@ -8,9 +8,9 @@ import sqlalchemy as sa
 
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading
-from scanfleet.db.scans import batches, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import new_images, scans
 from scanfleet.db.scans.forgotten import forgotten_of
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import RequestError
@@ -52,7 +52,7 @@ class Target:
         """Write images, batches and cursor. Returns how many images are new."""
         self._remaining = self._count_remaining(connection)
         self._n_forgotten_of_page = len(forgotten_of(connection, self.scan.id, {image.uri for image in page}))
-        added = batches.add_images(
+        added = new_images.add_images(
             connection,
             scan_id=self.scan.id,
             queue=self.scan.queue,

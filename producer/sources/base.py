@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from scanfleet.config.web_hosts import web_address
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.producer.sources.manifest import MalformedLineError
 from scanfleet.redaction import is_presigned
 from scanfleet.storage.file_uri import file_etag, path_to_uri, uri_to_path

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import Any
 
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import RequestError
 from scanfleet.images import SUFFIXES
 from scanfleet.producer.sources.base import Candidate

@@ -15,7 +15,7 @@ from typing import Any
 
 from scanfleet.config.extras import install_hint
 from scanfleet.config.validation import printable
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import AccessDenied, BadSource, MissingExtra, SourceNotFound
 from scanfleet.producer.sources.base import Candidate, LeftOut, Skip, local_image
 from scanfleet.producer.sources.manifest import MalformedLineError, check_storable

@@ -15,7 +15,7 @@ from typing import IO, Any
 from urllib.parse import unquote_plus
 
 from scanfleet.config.validation import printable
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import BadManifest
 from scanfleet.producer.sources.base import Candidate, LeftOut, Skip
 from scanfleet.producer.sources.inventory_files import Files

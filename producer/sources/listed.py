@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.producer.sources.base import Candidate, Skip, local_image
 from scanfleet.storage.base import ObjectStore
 from scanfleet.storage.file_uri import path_to_uri

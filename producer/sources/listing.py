@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.producer.sources.base import Candidate, LeftOut, Source
 from scanfleet.producer.sources.filters import Filters, excludes, take_sample
 from scanfleet.storage.folder import root_id_of

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import IO, Any, Protocol
 
 from scanfleet.config.validation import printable
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import AccessDenied, BadManifest, SourceNotFound
 from scanfleet.images import SUFFIXES
 from scanfleet.producer.sources.base import Candidate, LeftOut, Skip, local_image, remote_image

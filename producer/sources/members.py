@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from scanfleet.config.validation import printable
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import ImageError, ObjectRefused
 from scanfleet.images import SUFFIXES
 from scanfleet.producer.sources.base import Candidate, LeftOut, Skip, Source

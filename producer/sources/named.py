@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from scanfleet.config.settings import Settings
 from scanfleet.config.validation import printable
 from scanfleet.config.web_hosts import hosts_of
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import BadManifest, BadSource, EmptySource, ScanfleetError
 from scanfleet.images import SUFFIXES
 from scanfleet.producer.sources.base import Candidate, LeftOut, Skip, Source, local_image, remote_image

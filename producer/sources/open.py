@@ -9,7 +9,7 @@ from pathlib import Path
 
 from scanfleet.config.settings import Settings
 from scanfleet.config.web_hosts import hosts_of, web_address
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound
 from scanfleet.images import SUFFIXES
 from scanfleet.producer.sources.base import Source, local_image

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 
 import sqlalchemy as sa
 
-from scanfleet.db.scans import batches, crash_isolation, retries, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import crash_isolation, new_images, retries, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Image, Scan
 from scanfleet.errors import RequestError
 from tests.ledger_machine.ground import Ground
@@ -52,7 +52,9 @@ class People(Ground):
             connection.execute(sa.select(Scan.id).where(Scan.id == scan_id).with_for_update())
             if scans.get_scan(connection, scan_id).state == "cancelled":
                 return None
-            added = batches.add_images(connection, scan_id=scan_id, queue=QUEUE, images=page, batch_images=batch_images)
+            added = new_images.add_images(
+                connection, scan_id=scan_id, queue=QUEUE, images=page, batch_images=batch_images
+            )
             if added:
                 scans.reopen(connection, scan_id)
                 connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(n_listed=None))

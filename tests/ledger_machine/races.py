@@ -12,8 +12,9 @@ import sqlalchemy as sa
 
 from scanfleet.db.engine import transaction
 from scanfleet.db.results import verdicts
-from scanfleet.db.scans import batches, crash_isolation, notifications, retries, scans
-from scanfleet.db.scans.batches import Claim, NewImage
+from scanfleet.db.scans import batches, crash_isolation, new_images, notifications, retries, scans
+from scanfleet.db.scans.batches import Claim
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import DatabaseUnavailable, LeaseLost, RequestError
 from tests.ledger_machine.ledger import QUEUE, open_scan, shift, wipe
@@ -84,7 +85,7 @@ class Scene:
         with transaction(engine) as connection:
             for scan_id in self.scan_ids:
                 page = [NewImage(uri=f"{scan_id}/{number}") for number in range(dice.randint(2, 6))]
-                batches.add_images(
+                new_images.add_images(
                     connection, scan_id=scan_id, queue=QUEUE, images=page, batch_images=dice.randint(1, 2)
                 )
                 connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(n_listed=len(page)))
@@ -222,7 +223,7 @@ class Scene:
             connection.execute(sa.select(Scan.id).where(Scan.id == scan_id).with_for_update())
             if scans.get_scan(connection, scan_id).state == "cancelled":
                 return
-            batches.add_images(connection, scan_id=scan_id, queue=QUEUE, images=page, batch_images=2)
+            new_images.add_images(connection, scan_id=scan_id, queue=QUEUE, images=page, batch_images=2)
             scans.reopen(connection, scan_id)
             connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(n_listed=None))
             notifications.due_for_notification(connection, renotify_seconds=30, max_outstanding=3)

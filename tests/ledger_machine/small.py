@@ -10,9 +10,10 @@ import sqlalchemy as sa
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results import verdicts
 from scanfleet.db.results.verdicts import Outcome
-from scanfleet.db.scans import batches, crash_isolation, notifications
-from scanfleet.db.scans.batches import Claim, NewImage
+from scanfleet.db.scans import batches, crash_isolation, new_images, notifications
+from scanfleet.db.scans.batches import Claim
 from scanfleet.db.scans.crash_isolation import Expired
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Scan
 from tests.ledger_machine.ledger import QUEUE, open_scan, quick, shift
 from tests.ledger_machine.workers import Answer, outcome
@@ -26,7 +27,7 @@ class Small:
         self.scan_id, self.scorer = open_scan(engine, "mem://small")
         page = [NewImage(uri=f"mem://small/{number}") for number in range(n_images)]
         with transaction(engine) as connection:
-            self.batch_ids = batches.add_images(
+            self.batch_ids = new_images.add_images(
                 connection, scan_id=self.scan_id, queue=QUEUE, images=page, batch_images=batch_images
             )
             connection.execute(sa.update(Scan).values(n_listed=n_images))

@@ -14,8 +14,8 @@ from scanfleet.db.results import verdicts
 from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.scorers import ScorerSpec, scorer_id
 from scanfleet.db.results.verdicts import Outcome
-from scanfleet.db.scans import batches, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import batches, new_images, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.scans.workers import start_worker
 from scanfleet.db.tables import Scan
 from scanfleet.errors import ImageError
@@ -79,7 +79,7 @@ def ledger_with_scan(
         scan, _ = scans.open_scan(connection, check=check, model="fake", sources=["/none"], filters={})
         for portion, size in ((images[:n_first], n_first), (images[n_first:], 1)):
             if portion:
-                batches.add_images(connection, scan_id=scan.id, queue=QUEUE, images=portion, batch_images=size)
+                new_images.add_images(connection, scan_id=scan.id, queue=QUEUE, images=portion, batch_images=size)
         connection.execute(sa.update(Scan).values(n_listed=len(images)))
         if n_first:
             held = batches.claim(connection, model="fake", worker="w", lease_seconds=600)

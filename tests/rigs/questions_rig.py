@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from scanfleet.db.deletion.selection import Selection
 from scanfleet.db.engine import now, reading, transaction
 from scanfleet.db.results import answers, verdicts
-from scanfleet.db.scans import batches, retries, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import new_images, retries, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Batch, Image, Label, Scan, Verdict
 from scanfleet.db.training import champions
 from scanfleet.producer.deletion.forgetting import forget
@@ -112,7 +112,7 @@ def _add(held: Archive, page: list[NewImage]) -> str:
         scan, _ = scans.open_scan(
             connection, check=held.check, model="fake", sources=["mem://a"], filters={}, fresh=True
         )
-        batches.add_images(connection, scan_id=scan.id, queue=QUEUE, images=page, batch_images=16)
+        new_images.add_images(connection, scan_id=scan.id, queue=QUEUE, images=page, batch_images=16)
         connection.execute(sa.update(Scan).where(Scan.id == scan.id).values(n_listed=len(page)))
     return scan.id
 

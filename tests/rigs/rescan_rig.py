@@ -20,8 +20,9 @@ from scanfleet.db.results import verdicts
 from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.scorers import scorer_id
 from scanfleet.db.results.verdicts import Outcome
-from scanfleet.db.scans import batches, scans
-from scanfleet.db.scans.batches import Claim, ClaimedImage, NewImage
+from scanfleet.db.scans import batches, new_images, scans
+from scanfleet.db.scans.batches import Claim, ClaimedImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Adapter, Champion, Image, Promotion, Scan, ScorerRow, Verdict
 from scanfleet.db.training import champions
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
@@ -88,7 +89,7 @@ class Archive:
             scan, _ = scans.open_scan(
                 connection, check=self.check, model="fake", sources=["mem://a"], filters={}, fresh=True
             )
-            batches.add_images(connection, scan_id=scan.id, queue=QUEUE, images=page, batch_images=ROOT_BATCH)
+            new_images.add_images(connection, scan_id=scan.id, queue=QUEUE, images=page, batch_images=ROOT_BATCH)
             connection.execute(sa.update(Scan).where(Scan.id == scan.id).values(n_listed=n_images))
         self.work(margins, **failing)
         return scan.id

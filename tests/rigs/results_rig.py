@@ -17,8 +17,8 @@ from scanfleet.db.results import verdicts
 from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.scorers import scorer_id
 from scanfleet.db.results.verdicts import Outcome
-from scanfleet.db.scans import batches, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import batches, new_images, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Scan, Verdict
 from scanfleet.errors import ImageError
 from tests.rigs.ledger_rig import QUEUE, flagged, scorer_spec
@@ -68,7 +68,9 @@ def fill(
         )
         for portion in (images[:n_done], images[n_done:]):
             if portion:
-                batches.add_images(connection, scan_id=scan.id, queue=QUEUE, images=portion, batch_images=len(portion))
+                new_images.add_images(
+                    connection, scan_id=scan.id, queue=QUEUE, images=portion, batch_images=len(portion)
+                )
         connection.execute(sa.update(Scan).values(n_listed=len(images)))
         held = batches.claim(connection, model="fake", worker="w", lease_seconds=600)
         assert held is not None

@@ -18,8 +18,9 @@ from scanfleet.db.results import verdicts
 from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.scorers import scorer_id
 from scanfleet.db.results.verdicts import Outcome
-from scanfleet.db.scans import batches, scans
-from scanfleet.db.scans.batches import ClaimedImage, NewImage
+from scanfleet.db.scans import batches, new_images, scans
+from scanfleet.db.scans.batches import ClaimedImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Scan
 from scanfleet.errors import ImageError
 from scanfleet.messages import score_queue
@@ -54,7 +55,7 @@ def plant(data_dir: Path, folder: Path, images: Sequence[Planted], check: Check 
     with transaction(engine) as connection:
         check = check or load_check("overlay")
         scan, _ = scans.open_scan(connection, check=check, model="fake", sources=[str(folder)], filters={})
-        batches.add_images(
+        new_images.add_images(
             connection, scan_id=scan.id, queue=score_queue("fake"), images=listed, batch_images=len(listed)
         )
         connection.execute(sa.update(Scan).values(n_listed=len(listed)))

@@ -18,7 +18,7 @@ from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading
 from scanfleet.db.scans import scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.scans.scans import Progress
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
 from scanfleet.models.fake import FakeScorer

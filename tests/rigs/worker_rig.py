@@ -14,8 +14,8 @@ from PIL import Image as PillowImage
 from scanfleet.checks.check import Check, load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import reading, transaction
-from scanfleet.db.scans import batches, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import new_images, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.scans.scans import Progress
 from scanfleet.db.schema import ledger
 from scanfleet.db.tables import Batch, Failure, Image, Scan, Verdict
@@ -83,7 +83,7 @@ def add_scan(
             pass_id=pass_id,
         )
         queue = score_queue(model)
-        batches.add_images(connection, scan_id=scan.id, queue=queue, images=images, batch_images=batch_images)
+        new_images.add_images(connection, scan_id=scan.id, queue=queue, images=images, batch_images=batch_images)
         connection.execute(sa.update(Scan).where(Scan.id == scan.id).values(n_listed=len(images)))
     return scan.id
 

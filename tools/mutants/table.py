@@ -19,7 +19,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     "batches": (
-        ("scanfleet/db/scans/batches.py",),
+        ("scanfleet/db/scans/batches.py", "scanfleet/db/scans/new_images.py"),
         (
             f"{LEDGER}/test_ledger.py",
             f"{LEDGER}/test_source_breaker.py",

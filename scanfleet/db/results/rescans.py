@@ -22,8 +22,8 @@ from scanfleet.checks.check import Check
 from scanfleet.checks.crop import NEVER
 from scanfleet.db.results.scorers import outdated
 from scanfleet.db.scans import scans
-from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.checks import get_check, scored_check
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.db.tables import Image, Scan, ScorerRow, Verdict
 from scanfleet.db.training.adapters import AdapterInfo, get_adapter

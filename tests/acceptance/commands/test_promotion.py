@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from scanfleet.db.engine import reading, transaction
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Batch, Image, ScorerRow, Verdict
 from scanfleet.db.training import champions, refusals
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from scanfleet.config.settings import load_settings
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.schema import ledger
 from scanfleet.db.tables import Image, Scan
 from tests.helpers.cli_process import COMMAND, environment, scanfleet, start

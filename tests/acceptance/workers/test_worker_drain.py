@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Batch
 from scanfleet.worker.runtime.shutdown import HAND_BACK_SECONDS
 from tests.rigs.worker_fleet import Fleet, WorkerProcess, fleet

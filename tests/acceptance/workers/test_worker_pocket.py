@@ -11,7 +11,7 @@ from PIL import Image as PillowImage
 
 from scanfleet.checks.check import load_check
 from scanfleet.db.engine import reading
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Image, ScorerRow, Verdict
 from scanfleet.models import factory, pocket
 from scanfleet.models.adapters.card import read_card

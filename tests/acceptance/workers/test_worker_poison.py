@@ -9,8 +9,8 @@ import sqlalchemy as sa
 from PIL import Image as PillowImage
 
 from scanfleet.db.engine import reading
-from scanfleet.db.scans.batches import NewImage
 from scanfleet.db.scans.crash_isolation import MAX_CRASHES
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Failure, Image, Scan
 from scanfleet.storage.folder import FolderStore
 from scanfleet.worker.scoring.model import FAKE_POISON

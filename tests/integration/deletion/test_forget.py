@@ -17,8 +17,8 @@ from scanfleet.db.deletion.removal import Removed
 from scanfleet.db.deletion.selection import Selection
 from scanfleet.db.engine import transaction
 from scanfleet.db.results import verdicts
-from scanfleet.db.scans import batches, forgotten, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import forgotten, new_images, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Batch, Failure, Forgotten, Image, Scan, Verdict
 from scanfleet.errors import DatabaseUnavailable, LeaseLost
 from scanfleet.producer.deletion import forgetting
@@ -51,7 +51,7 @@ def names(held: Archive, scan_id: str | None = None) -> set[str]:
 
 def add(held: Archive, scan_id: str, page: list[NewImage]) -> None:
     with transaction(held.engine) as connection:
-        batches.add_images(connection, scan_id=scan_id, queue=QUEUE, images=page, batch_images=4)
+        new_images.add_images(connection, scan_id=scan_id, queue=QUEUE, images=page, batch_images=4)
         opened = sa.update(Scan).where(Scan.id == scan_id)
         connection.execute(opened.values(state="running", finished_at=None, n_listed=len(page)))
 

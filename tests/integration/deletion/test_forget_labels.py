@@ -11,8 +11,8 @@ from scanfleet.db.deletion.selection import Selection
 from scanfleet.db.engine import now, transaction
 from scanfleet.db.labels.labels import NewLabel, add_labels
 from scanfleet.db.results import verdicts
-from scanfleet.db.scans import batches
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import new_images
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Adapter, Image, Label, LabelledImage, Scan, Training, Verdict
 from scanfleet.producer.deletion import forgetting
 from tests.helpers.cli_call import scanfleet
@@ -62,7 +62,7 @@ def test_labels_of_bytes_that_another_image_has_stay_without_the_name_that_goes(
     other = held.scan(0, spread)
     with transaction(held.engine) as connection:
         page = [NewImage(uri="mem://b/00007", etag="1", meta={"n": 7})]
-        batches.add_images(connection, scan_id=other, queue=QUEUE, images=page, batch_images=4)
+        new_images.add_images(connection, scan_id=other, queue=QUEUE, images=page, batch_images=4)
         opened = sa.update(Scan).where(Scan.id == other)
         connection.execute(opened.values(state="running", finished_at=None, n_listed=1))
     claim = held.must_claim()

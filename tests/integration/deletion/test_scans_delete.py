@@ -15,8 +15,8 @@ from scanfleet.db.deletion.removal import Removed
 from scanfleet.db.engine import transaction
 from scanfleet.db.results import verdicts
 from scanfleet.db.results.rescan_changes import iter_flips
-from scanfleet.db.scans import batches, retries, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import new_images, retries, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Batch, Failure, Image, Scan, Verdict
 from scanfleet.db.training import champions
 from scanfleet.errors import RequestError
@@ -175,7 +175,7 @@ def _like(row: Any) -> NewImage:
 
 def _add(connection: sa.Connection, scan_id: str, page: Sequence[NewImage]) -> None:
     scan = scans.get_scan(connection, scan_id)
-    batches.add_images(connection, scan_id=scan_id, queue=scan.queue, images=page, batch_images=2)
+    new_images.add_images(connection, scan_id=scan_id, queue=scan.queue, images=page, batch_images=2)
     connection.execute(sa.update(Scan).where(Scan.id == scan_id).values(state="running", finished_at=None))
 
 

@@ -10,7 +10,7 @@ from celery import Celery
 
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Batch
 from scanfleet.errors import BrokerUnavailable
 from scanfleet.messages import score_queue

@@ -18,8 +18,8 @@ from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.results import ResultFilter, iter_results, top_results
 from scanfleet.db.results.scorers import ScorerSpec, scorer_id
 from scanfleet.db.results.verdicts import Outcome
-from scanfleet.db.scans import batches, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import batches, new_images, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Scan, ScorerRow
 from scanfleet.errors import ImageError
 from scanfleet.messages import score_queue
@@ -78,7 +78,7 @@ def scored_scan(engine: sa.Engine, *, n: int = 30) -> str:
         scan, _ = scans.open_scan(
             connection, check=load_check("overlay"), model="fake", sources=["s3://B"], filters={}, fresh=True
         )
-        batches.add_images(connection, scan_id=scan.id, queue=QUEUE, images=listed(n), batch_images=10)
+        new_images.add_images(connection, scan_id=scan.id, queue=QUEUE, images=listed(n), batch_images=10)
         connection.execute(sa.update(Scan).values(n_listed=n))
         held = batches.claim(connection, model="fake", worker="w", lease_seconds=60)
         assert held is not None
@@ -218,7 +218,7 @@ def test_a_report_shows_what_it_cannot_fetch(engine: sa.Engine, settings: Settin
             connection, check=load_check("overlay"), model="fake", sources=["<script>x"], filters={}
         )
         image = NewImage(uri=str(folder / "<img src=x>.jpg"), root=str(folder))
-        batches.add_images(connection, scan_id=scan.id, queue=QUEUE, images=[image], batch_images=10)
+        new_images.add_images(connection, scan_id=scan.id, queue=QUEUE, images=[image], batch_images=10)
         held = batches.claim(connection, model="fake", worker="w", lease_seconds=60)
         assert held is not None
         spec = ScorerSpec(

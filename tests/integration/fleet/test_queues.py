@@ -10,8 +10,8 @@ import sqlalchemy as sa
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, transaction
-from scanfleet.db.scans import batches, notifications, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import batches, new_images, notifications, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.messages import old_score_queue, score_queue
@@ -51,7 +51,7 @@ def engine(tmp_path: Path, database_url: str) -> Iterator[sa.Engine]:
 def enqueued(connection: sa.Connection, model: str, *, queue: str) -> ScanInfo:
     scan, _ = scans.open_scan(connection, check=load_check("overlay"), model=model, sources=["/a"], filters={})
     images = [NewImage(uri=f"/{model}/{number}") for number in range(2)]
-    batches.add_images(connection, scan_id=scan.id, queue=queue, images=images, batch_images=1)
+    new_images.add_images(connection, scan_id=scan.id, queue=queue, images=images, batch_images=1)
     connection.execute(sa.update(Scan).where(Scan.id == scan.id).values(queue=queue))
     return scan
 

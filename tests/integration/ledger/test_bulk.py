@@ -10,8 +10,8 @@ from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.bulk import insert_rows
 from scanfleet.db.engine import connect, reading, transaction
-from scanfleet.db.scans import batches, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import new_images, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Image
 from tests.helpers.migrated import upgrade
 
@@ -35,7 +35,7 @@ def test_rows_are_those_of_single_inserts(engine: sa.Engine) -> None:
         with transaction(engine) as connection:
             scan, _ = scans.open_scan(connection, check=check, model="fake", sources=["/a"], filters={}, fresh=fresh)
             image = NewImage(uri="/a/first", root="/a")
-            (batch,) = batches.add_images(connection, scan_id=scan.id, queue="q", images=[image], batch_images=1)
+            (batch,) = new_images.add_images(connection, scan_id=scan.id, queue="q", images=[image], batch_images=1)
             connection.execute(sa.delete(Image).where(Image.scan_id == scan.id))
             rows = [
                 {"scan_id": scan.id, "batch_id": batch, "state": "pending", "uri": name, "identity": str(number),

@@ -16,9 +16,9 @@ from scanfleet.db.results.answers import answers_by_content
 from scanfleet.db.results.results import ResultFilter, iter_results
 from scanfleet.db.results.scorers import ScorerRef, scorer_id
 from scanfleet.db.results.verdicts import Outcome
-from scanfleet.db.scans import batches, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import batches, new_images, scans
 from scanfleet.db.scans.checks import save_check
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Image, Scan, Verdict
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.producer.reports.summary import summarise
@@ -41,7 +41,7 @@ def scan(engine: sa.Engine, name: str, unlike: Callable[[int], float], check: Ch
     images = [NewImage(uri=f"/{name}/{number:03}.jpg", root="/", etag="1") for number in range(N)]
     with transaction(engine) as connection:
         made, _ = scans.open_scan(connection, check=check, model="fake", sources=[f"/{name}"], filters={})
-        batches.add_images(connection, scan_id=made.id, queue=QUEUE, images=images, batch_images=BATCH)
+        new_images.add_images(connection, scan_id=made.id, queue=QUEUE, images=images, batch_images=BATCH)
         connection.execute(sa.update(Scan).where(Scan.id == made.id).values(n_listed=N))
         spec = spec_of(connection, check)
         ref = ScorerRef(id=scorer_id(connection, spec), key=spec.key, check=check, adapter_sha256="a" * 64)

@@ -17,8 +17,9 @@ from scanfleet.db.results import answers, verdicts
 from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.scorers import ScorerSpec, scorer_id
 from scanfleet.db.results.verdicts import Outcome
-from scanfleet.db.scans import batches, crash_isolation, notifications, scans
-from scanfleet.db.scans.batches import Claim, NewImage
+from scanfleet.db.scans import batches, crash_isolation, new_images, notifications, scans
+from scanfleet.db.scans.batches import Claim
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.scans.scans import ScanInfo
 from scanfleet.db.tables import Batch, Failure, Image, Scan, Verdict
 from scanfleet.errors import ImageError, LeaseLost, RequestError, UnknownName
@@ -55,7 +56,7 @@ def start_scan(engine: sa.Engine, n_images: int, *, batch_images: int = 4, liste
             connection, check=load_check("overlay"), model="fake", sources=["mem://a"], filters={}
         )
         images = [NewImage(uri=f"mem://a/{number}") for number in range(n_images)]
-        batches.add_images(connection, scan_id=scan.id, queue=QUEUE, images=images, batch_images=batch_images)
+        new_images.add_images(connection, scan_id=scan.id, queue=QUEUE, images=images, batch_images=batch_images)
         if listed:
             connection.execute(sa.update(Scan).values(n_listed=n_images))
     return scan
@@ -207,7 +208,7 @@ def test_a_page_that_names_an_image_twice_holds_it_once(engine: sa.Engine) -> No
     scan = start_scan(engine, 0)
     with transaction(engine) as connection:
         twice = [NewImage(uri="mem://a/x"), NewImage(uri="mem://a/x")]
-        batches.add_images(connection, scan_id=scan.id, queue=QUEUE, images=twice, batch_images=4)
+        new_images.add_images(connection, scan_id=scan.id, queue=QUEUE, images=twice, batch_images=4)
     assert count(engine, Image) == 1
 
 

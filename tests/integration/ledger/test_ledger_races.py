@@ -15,8 +15,8 @@ from scanfleet.config.settings import load_settings
 from scanfleet.db import leases
 from scanfleet.db.engine import connect, now, transaction
 from scanfleet.db.results import verdicts
-from scanfleet.db.scans import batches, crash_isolation, retries, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import batches, crash_isolation, new_images, retries, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.errors import RequestError
 from tests.helpers.migrated import upgrade
@@ -215,7 +215,7 @@ def test_a_cancellation_lets_a_worker_pass_that_writes_a_batch_listed_meanwhile(
 
     def list_and_write() -> None:
         with transaction(other) as connection:
-            (batch_id,) = batches.add_images(
+            (batch_id,) = new_images.add_images(
                 connection, scan_id=ledger.scan_id, queue=QUEUE, images=[NewImage(uri="late")], batch_images=1
             )
         with transaction(other) as connection:

@@ -18,8 +18,9 @@ from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results import answers, rescans, verdicts
 from scanfleet.db.results.rescan_changes import iter_flips
 from scanfleet.db.results.results import ResultFilter, count_answers, iter_results
-from scanfleet.db.scans import batches, retries, scans
-from scanfleet.db.scans.batches import Claim, NewImage
+from scanfleet.db.scans import batches, new_images, retries, scans
+from scanfleet.db.scans.batches import Claim
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
 from scanfleet.db.training import champions
 from scanfleet.errors import LeaseLost, RequestError
@@ -308,7 +309,7 @@ def write_rescan(held: Archive, root: str, order: list[Any]) -> Claim:
         aim = rescans.Aim(adapter=None, change=None)
         identity = rescans.identity_of(found, aim, {}, fresh=True)
         added = rescans.add_rescan(connection, found, identity=identity, filters={}, cursor={})
-        batches.add_images(connection, scan_id=added.id, queue=found.queue, images=page, batch_images=len(page))
+        new_images.add_images(connection, scan_id=added.id, queue=found.queue, images=page, batch_images=len(page))
     return held.must_claim()
 
 

@@ -13,9 +13,10 @@ from scanfleet.db.base import Base
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.results import verdicts
 from scanfleet.db.results.scorers import scorer_id
-from scanfleet.db.scans import batches, crash_isolation, scans
-from scanfleet.db.scans.batches import Claim, NewImage
+from scanfleet.db.scans import batches, crash_isolation, new_images, scans
+from scanfleet.db.scans.batches import Claim
 from scanfleet.db.scans.checks import save_check
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Batch, CheckRow, Image, Scan, ScorerRow, Training, Verdict
 from scanfleet.db.training import trainings
 from scanfleet.errors import LeaseLost
@@ -131,7 +132,7 @@ def engine(tmp_path: Path, database_url: str) -> Iterator[sa.Engine]:
 def listed(engine: sa.Engine, scan_id: str, folder: str) -> None:
     page = [NewImage(uri=f"/{folder}/{number}") for number in range(2)]
     with transaction(engine) as connection:
-        batches.add_images(connection, scan_id=scan_id, queue=QUEUE, images=page, batch_images=2)
+        new_images.add_images(connection, scan_id=scan_id, queue=QUEUE, images=page, batch_images=2)
 
 
 def opened(engine: sa.Engine) -> tuple[str, int]:

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from scanfleet.config.settings import MAX_LEASE_SECONDS, load_settings
 from scanfleet.db import clock
 from scanfleet.db.engine import connect, now, reading, transaction
-from scanfleet.db.scans import batches
+from scanfleet.db.scans import batches, new_images
 from scanfleet.db.scans.source_breaker import LIMIT, count_source_error, release_scan
 from scanfleet.db.tables import Batch, Scan
 from scanfleet.retry import MAX_BACKOFF_SECONDS
@@ -135,8 +135,8 @@ def test_a_scan_on_hold_holds_up_no_other(engine: sa.Engine) -> None:
     held_ledger(engine)
     other, _ = open_scan(engine, "mem://other")
     with transaction(engine) as connection:
-        (batch,) = batches.add_images(
-            connection, scan_id=other, queue=QUEUE, images=[batches.NewImage(uri="mem://o")], batch_images=1
+        (batch,) = new_images.add_images(
+            connection, scan_id=other, queue=QUEUE, images=[new_images.NewImage(uri="mem://o")], batch_images=1
         )
         assert batches.has_ready(connection, "fake")
         held = batches.claim(connection, model="fake", worker="w", lease_seconds=60)
@@ -149,8 +149,8 @@ def test_a_scan_on_hold_is_probed_though_all_notifications_are_out_for_another(e
     ledger.pass_time()
     other, _ = open_scan(engine, "mem://other")
     with transaction(engine) as connection:
-        page = [batches.NewImage(uri=f"mem://o/{number}") for number in range(9)]
-        more = batches.add_images(connection, scan_id=other, queue=QUEUE, images=page, batch_images=1)
+        page = [new_images.NewImage(uri=f"mem://o/{number}") for number in range(9)]
+        more = new_images.add_images(connection, scan_id=other, queue=QUEUE, images=page, batch_images=1)
     first = ledger.notify(most=4)
     assert first[:4] == more[:4]
     assert len(first) == 5  # and one probe

@@ -13,7 +13,7 @@ from scanfleet.db.engine import reading, transaction
 from scanfleet.db.pointers import check_pointers, count_dangling
 from scanfleet.db.results import answers, verdicts
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
-from scanfleet.db.scans import batches, retries, scans
+from scanfleet.db.scans import new_images, retries, scans
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
 from scanfleet.db.training import champions
 from scanfleet.db.views import VIEWS
@@ -189,12 +189,12 @@ def test_the_latest_is_the_newest_answer_of_each_uri(used: tuple[Archive, str, s
 def test_a_copy_is_as_old_as_its_original(held: Archive) -> None:
     """Also where a release before wrote the copy, which did not know the time."""
     held.scan(4, spread)
-    page = [batches.NewImage(uri=uri(number), etag="1") for number in range(4)]
+    page = [new_images.NewImage(uri=uri(number), etag="1") for number in range(4)]
     with transaction(held.engine) as connection:
         again, _ = scans.open_scan(
             connection, check=held.check, model="fake", sources=["mem://b"], filters={}, fresh=True
         )
-        batches.add_images(connection, scan_id=again.id, queue="score.fake", images=page, batch_images=4)
+        new_images.add_images(connection, scan_id=again.id, queue="score.fake", images=page, batch_images=4)
     claim = held.must_claim()
     scorer = held.scorer(claim.check_id)
     with reading(held.engine) as connection:
@@ -229,7 +229,9 @@ def test_the_trigger_times_every_change_and_no_other(held: Archive) -> None:
     with transaction(held.engine) as connection:
         connection.execute(sa.update(Image).values(changed_at=None))
         connection.execute(sa.text("UPDATE images SET state = 'cancelled' WHERE state = 'failed'"))
-        batches.add_images(connection, scan_id=scan, queue="q", images=[batches.NewImage(uri=uri(7))], batch_images=1)
+        new_images.add_images(
+            connection, scan_id=scan, queue="q", images=[new_images.NewImage(uri=uri(7))], batch_images=1
+        )
     assert [row["changed_at"] is not None for row in rows(held, changed)] == [False, True, False]
     (newest,) = rows(held, f"SELECT changed_at FROM v_results WHERE uri = '{uri(1)}'")
     again = "SELECT uri FROM v_results WHERE changed_at >= :since"

@@ -7,7 +7,7 @@ import pytest
 from botocore.awsrequest import AWSResponse
 
 from scanfleet.config.settings import Settings, load_settings
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import ImageError, ObjectRefused, StoreUnavailable
 from scanfleet.storage.open import OpenStores
 from scanfleet.storage.s3 import S3Store

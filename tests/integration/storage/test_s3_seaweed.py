@@ -9,7 +9,7 @@ import pytest
 from PIL import Image as PillowImage
 
 from scanfleet.config.settings import Settings, load_settings
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import AccessDenied, ImageError, StoreUnavailable
 from scanfleet.storage.base import ObjectInfo
 from scanfleet.storage.s3 import S3Store

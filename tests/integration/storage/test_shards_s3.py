@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from scanfleet.config.settings import load_settings
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Image
 from scanfleet.errors import ImageError, StoreUnavailable
 from scanfleet.producer.sources.filters import Filters

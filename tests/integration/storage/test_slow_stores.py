@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from scanfleet.config.settings import load_settings
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import StoreUnavailable
 from scanfleet.storage.folder import FolderStore
 from scanfleet.storage.open import open_store

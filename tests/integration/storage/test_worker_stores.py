@@ -9,7 +9,7 @@ from safetensors.numpy import save
 
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Scan, Verdict
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.models.adapters.card import CARD, SETTINGS, AdapterCard, LoraSettings, read_card, write_adapter

@@ -13,8 +13,8 @@ from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db import schema
 from scanfleet.db.engine import connect, reading, transaction
-from scanfleet.db.scans import batches, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans import new_images, scans
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Base, Batch
 from scanfleet.errors import SchemaOutdated, SchemaTooNew
 from tests.helpers.schema_diff import schema_diff
@@ -45,7 +45,7 @@ def test_what_is_ready_keeps_the_time_of_its_notification(tmp_path: Path) -> Non
     with transaction(engine) as connection:
         check, images = load_check("overlay"), [NewImage(uri=f"/a/{n}", root="/a") for n in range(2)]
         scan, _ = scans.open_scan(connection, check=check, model="fake", sources=["/a"], filters={})
-        _, done = batches.add_images(connection, scan_id=scan.id, queue="q", images=images, batch_images=1)
+        _, done = new_images.add_images(connection, scan_id=scan.id, queue="q", images=images, batch_images=1)
         connection.execute(sa.update(Batch).values(notified_at=at))
         connection.execute(sa.update(Batch).where(Batch.id == done).values(state="done"))
         command.downgrade(schema._config(connection), "0007")

@@ -13,7 +13,7 @@ import urllib3.util.connection
 
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.config.web_hosts import hosts_of, web_address
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import BadSettings, BadSource, ImageError, ObjectRefused, StoreUnavailable
 from scanfleet.producer.sources.base import Candidate
 from scanfleet.producer.sources.manifest_source import ManifestSource

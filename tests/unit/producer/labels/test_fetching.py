@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from scanfleet.config.settings import load_settings
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import DecodersUnavailable, StoreUnavailable
 from scanfleet.producer.labels import fetching
@@ -52,7 +52,7 @@ def test_this_process_decodes_nothing(tmp_path: Path) -> None:
 import sys
 from scanfleet.producer.labels.fetching import fetch_images
 from scanfleet.config.settings import load_settings
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 image = NewImage(uri={images[0].uri!r}, root={images[0].root!r})
 print(*(seen.width for seen in fetch_images([image], load_settings(data_dir={str(tmp_path)!r})).seen.values()))
 print(*(name for name in sys.modules if name.endswith("ImagePlugin") or name in ("simplejpeg", "numpy")))

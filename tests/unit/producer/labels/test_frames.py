@@ -9,7 +9,7 @@ from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import reading
 from scanfleet.db.labels.labels import CurrentLabel, current_labels
 from scanfleet.db.labels.unlabelled import recent_unlabelled
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.models.training.data.types import Example
 from scanfleet.perceptual_hash import phash
 from scanfleet.producer.labels.fetching import fetch_images

@@ -12,7 +12,7 @@ from PIL import Image
 
 from scanfleet.checks.check import Check
 from scanfleet.db.results.results import Result
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Verdict
 from scanfleet.producer.cli.scans.results import echo_results
 from scanfleet.producer.reports.contact_sheet import write_report

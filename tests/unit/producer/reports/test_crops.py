@@ -18,7 +18,7 @@ from scanfleet.checks.crop import CropSettings, crop_text
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
 from scanfleet.db.results.scorers import ScorerUse
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.producer.cli.scans.results import echo_results
 from scanfleet.producer.cli.scans.times import echo_times
 from scanfleet.producer.reports.contact_sheet import write_report

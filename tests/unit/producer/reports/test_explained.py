@@ -13,7 +13,7 @@ from scanfleet.checks.check import Check
 from scanfleet.checks.explanation import Explanation
 from scanfleet.db.engine import transaction
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Verdict
 from scanfleet.producer.cli.scans.results import echo_results
 from scanfleet.producer.reports.contact_sheet import write_report

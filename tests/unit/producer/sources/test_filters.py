@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import RequestError
 from scanfleet.producer.sources.base import Candidate
 from scanfleet.producer.sources.filters import PAGE_LIMIT, Filters, pages, parse_sample, sample_key, take_sample

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from scanfleet.config.settings import Settings, load_settings
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import BadSource, ScanfleetError, SourceNotFound
 from scanfleet.producer.sources.base import Candidate, LeftOut
 from scanfleet.producer.sources.filters import Filters

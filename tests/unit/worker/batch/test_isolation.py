@@ -9,7 +9,8 @@ import sqlalchemy as sa
 
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.scans import crash_isolation, scans
-from scanfleet.db.scans.batches import add_images, claim
+from scanfleet.db.scans.batches import claim
+from scanfleet.db.scans.new_images import add_images
 from scanfleet.db.scans.retries import retry_failures
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
 from tests.rigs.worker_rig import QUEUE, Rig, png, rig

@@ -15,7 +15,7 @@ from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results.scorers import scorer_id
 from scanfleet.db.results.verdicts import Outcome
 from scanfleet.db.scans import batches, crash_isolation, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Batch, Image
 from scanfleet.errors import ImageError
 from scanfleet.worker.batch.commit import BatchWriter

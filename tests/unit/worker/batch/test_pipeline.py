@@ -13,7 +13,7 @@ from PIL import Image as PillowImage
 from scanfleet.checks.check import load_check
 from scanfleet.db.engine import transaction
 from scanfleet.db.scans import crash_isolation, notifications, scans
-from scanfleet.db.scans.batches import NewImage
+from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Batch, Failure, Image, Scan, Verdict
 from scanfleet.errors import DeviceUnavailable, StoreUnavailable
 from scanfleet.models.errors import ModelInvalid
