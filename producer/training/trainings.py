@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from celery import Celery
 
 from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.settings import Settings
+from scanfleet.config.user import user_name
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.labels.labels import newest_label
 from scanfleet.db.scans.checks import resolve_check, save_check
@@ -72,7 +72,7 @@ def start(
         newest = newest_label(connection, check.name)
         if not newest:
             raise TrainingFailed(f"check {check.name} has no labels yet: `scanfleet labels import` or `labels add`")
-        who = user()
+        who = user_name()
         training_id = trainings.request(
             connection,
             check_id=save_check(connection, check),
@@ -143,14 +143,6 @@ def _require_fitting(connection: sa.Connection, check_name: str, base_model: str
             f"adapter {adapter_id} is for check {adapter.check_name} on {adapter.base_model}, not for {check_name} on "
             f"{base_model}: choose another (`scanfleet adapters ls --check {check_name}`)"
         )
-
-
-def user() -> str | None:
-    """Return the name of the user; None in a container whose user has no name."""
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return None
 
 
 def parse_overrides(settings: Sequence[str], *, over: int | None = None, further: str | None = None) -> dict[str, Any]:

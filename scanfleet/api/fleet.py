@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -18,6 +17,7 @@ from scanfleet.api.scoring import Scored
 from scanfleet.checks.check import Check
 from scanfleet.config.model_names import require_model
 from scanfleet.config.settings import Settings, load_settings
+from scanfleet.config.user import user_name
 from scanfleet.db.engine import reading
 from scanfleet.db.labels.history import LabelFilter, LabelLine, iter_labels
 from scanfleet.db.scans.scans import get_scan, list_scans
@@ -195,17 +195,21 @@ class Fleet:
         with self._reading() as connection:
             return adapters.list_adapters(connection, check)
 
-    def promote(self, adapter_id: int, *, force: bool = False, why: str | None = None) -> Promoted:
+    def promote(
+        self, adapter_id: int, *, force: bool = False, why: str | None = None, who: str | None = None
+    ) -> Promoted:
         """Put an adapter in use: `scanfleet adapters promote`. Raises GateNotPassed, UnknownName, BadSource."""
         if force and not (why or "").strip():
             raise ValueError("force needs why: give the reason for overruling the gate")
         with ledger(self.settings) as engine:
-            return promote(engine, self.settings, adapter_id, force=force, why=why, who=_user(None))
+            return promote(engine, self.settings, adapter_id, force=force, why=why, who=who or user_name())
 
-    def rollback(self, check: str, *, model: str | None = None, why: str | None = None) -> int | None:
+    def rollback(
+        self, check: str, *, model: str | None = None, why: str | None = None, who: str | None = None
+    ) -> int | None:
         """Put the adapter before back in use: `scanfleet adapters rollback`. Returns its id; None: the base alone."""
         with ledger(self.settings) as engine:
-            _, change = roll_back(engine, self.settings, check, model=model, why=why, who=_user(None))
+            _, change = roll_back(engine, self.settings, check, model=model, why=why, who=who or user_name())
         return change.adapter_id
 
     def checks(self) -> list[Check]:
@@ -231,9 +235,7 @@ def _name(source: str | os.PathLike[str]) -> str:
 
 
 def _user(who: str | None) -> str:
-    if who is not None:
-        return who
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        raise BadLabels("this machine has no user name for you: pass who=") from None
+    name = who or user_name()
+    if name is None:
+        raise BadLabels("this machine has no user name for you: pass who=")
+    return name

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from dataclasses import asdict
 
 import click
 
+from scanfleet.config.user import user_name
 from scanfleet.producer.cli.options import Flags, ScanfleetGroup, echo_line, note, printable
 from scanfleet.producer.cli.tables import Cell, echo_table
 from scanfleet.producer.cli.training.adapter_files import pull, push
@@ -138,7 +138,7 @@ def promote(flags: Flags, /, *, adapter_id: int, force: bool, why: str | None, w
         raise click.UsageError("--force needs --why: give the reason for overruling the gate")
     settings = flags.settings()
     with ledger(settings) as engine:
-        done = put_in_use(engine, settings, adapter_id, force=force, why=why, who=_user(who))
+        done = put_in_use(engine, settings, adapter_id, force=force, why=why, who=who or user_name())
     if done.unseen is not None:
         note(f"could not check the files of adapter {adapter_id}: {done.unseen}")
     if not done.changed:
@@ -169,7 +169,7 @@ def rollback(flags: Flags, /, *, check_name: str, model: str | None, why: str | 
 
     settings = flags.settings()
     with ledger(settings) as engine:
-        base, change = roll_back(engine, settings, check_name, model=model, why=why, who=_user(who))
+        base, change = roll_back(engine, settings, check_name, model=model, why=why, who=who or user_name())
     before, now = (
         "the base model alone" if i is None else f"adapter {i}" for i in (change.previous_id, change.adapter_id)
     )
@@ -177,15 +177,6 @@ def rollback(flags: Flags, /, *, check_name: str, model: str | None, why: str | 
         f"check {check_name} on {base}: {before} is out of use; {now} answers from now on. "
         "Old answers stay: `scanfleet rescan SCAN` re-scores them"
     )
-
-
-def _user(who: str | None) -> str | None:
-    if who is not None:
-        return who
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container without user names
-        return None
 
 
 adapters.add_command(push)

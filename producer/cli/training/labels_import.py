@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from scanfleet.config.user import user_name
 from scanfleet.producer.cli.options import Flags, note
 from scanfleet.producer.cli.tables import count
 from scanfleet.producer.cli.training.labels_summary import echo_summary
@@ -136,7 +136,7 @@ def user() -> str:
     """Return the name of the user. Raises BadLabels if the machine has none."""
     from scanfleet.errors import BadLabels
 
-    try:
-        return getpass.getuser()
-    except (OSError, KeyError, ImportError):
-        raise BadLabels("this machine has no user name for you: give one with --who") from None
+    name = user_name()
+    if name is None:
+        raise BadLabels("this machine has no user name for you: give one with --who")
+    return name
