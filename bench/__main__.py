@@ -17,6 +17,7 @@ MODULES = {
     "prefill": "bench.prefill",
     "fleet": "bench.fleet",
     "ledger": "bench.ledger",
+    "control": "bench.control",
     "precision": "bench.precision",
     "refresh": "bench.training.refresh",
     "learning-curve": "bench.training.learning_curve",
