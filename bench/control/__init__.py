@@ -14,8 +14,8 @@ from tempfile import TemporaryDirectory
 from bench.control.enqueueing import enqueue_apart
 from bench.control.settling import Settled, measure
 from bench.report import REPEATS, Report
-from scanfleet.db.engine import connect
 from scanfleet.config.settings import load_settings
+from scanfleet.db.engine import connect
 from scanfleet.db.schema import ledger, upgrade
 from tests.services.postgres import PostgresServer
 from tests.services.redis import RedisServer

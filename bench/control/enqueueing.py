@@ -39,7 +39,9 @@ def enqueue_apart(folder: Path, n_images: int, *, database_url: str, broker_url:
     """Enqueue a text manifest of this many objects into an empty ledger."""
     manifest = folder / f"{n_images}.txt"
     with manifest.open("w") as lines:
-        lines.writelines(f"s3://creatives/2026/11/campaign-{number // 1000:05}/{number:09}.jpg\n" for number in range(n_images))
+        lines.writelines(
+            f"s3://creatives/2026/11/campaign-{number // 1000:05}/{number:09}.jpg\n" for number in range(n_images)
+        )
     settings = load_settings(data_dir=folder / "producer", model="fake", database_url=database_url)
     engine = connect(settings)
     upgrade(engine)

@@ -79,9 +79,7 @@ def _enqueue(engine: sa.Engine, check: Check, n_images: int) -> str:
         numbers = range(start, min(start + PAGE_IMAGES, n_images))
         page = [NewImage(uri=f"s3://{model}/images/{number:08}.jpg", etag=secrets.token_hex(16)) for number in numbers]
         with transaction(engine) as connection:
-            new_images.add_images(
-                connection, scan_id=scan.id, queue=scan.queue, images=page, batch_images=BATCH_IMAGES
-            )
+            new_images.add_images(connection, scan_id=scan.id, queue=scan.queue, images=page, batch_images=BATCH_IMAGES)
     return model
 
 

@@ -41,8 +41,11 @@ def insert_columns(connection: sa.Connection, table: type[Base], columns: Column
 
 def unnested(table: type[Base], columns: Columns, kinds: Mapping[str, str] | None = None) -> tuple[str, list[Any]]:
     """Return a SELECT of rows, and its parameters, for PostgreSQL. kinds: of columns that the table does not have."""
-    of_table = kinds_of(table) | (kinds or {})
-    selected, once, names, arrays = [], [], [], []
+    of_table = {**kinds_of(table), **(kinds or {})}
+    selected: list[str] = []
+    names: list[tuple[str, str]] = []
+    once: list[Any] = []
+    arrays: list[Any] = []
     for name, values in columns.items():
         kind = of_table[name]
         first = values[0]
@@ -58,13 +61,13 @@ def unnested(table: type[Base], columns: Columns, kinds: Mapping[str, str] | Non
         arrays.append(array_literal(values))
     of_arrays = ", ".join(f"%s::{kind}[]" for _, kind in names)
     aliases = ", ".join(f"_{name}" for name, _ in names)
-    return f"SELECT {', '.join(selected)} FROM unnest({of_arrays}) AS rows ({aliases})", once + arrays
+    return f"SELECT {', '.join(selected)} FROM unnest({of_arrays}) AS rows ({aliases})", once + arrays  # noqa: S608
 
 
 @cache
 def kinds_of(table: type[Base]) -> dict[str, str]:
     """Return the types of a table's columns as PostgreSQL names them."""
-    dialect = postgresql.dialect()
+    dialect = postgresql.dialect()  # type: ignore[no-untyped-call]
     return {column.name: column.type.compile(dialect=dialect) for column in table.__table__.columns}
 
 

@@ -61,7 +61,9 @@ def _columns(
     versions: Mapping[int, str],
     sizes: Mapping[int, int],
 ) -> dict[str, list[Any]]:
-    columns = {name: [getattr(verdict, name) for verdict in verdicts] for name in (*_OWN, *COLUMNS)}
+    columns: dict[str, list[Any]] = {
+        name: [getattr(verdict, name) for verdict in verdicts] for name in (*_OWN, *COLUMNS)
+    }
     columns["reused_from"] = [each if each in reused else None for each in columns["reused_from"]]
     for name in _MESSAGES:
         columns[name] = [getattr(verdict, name) or None for verdict in verdicts]

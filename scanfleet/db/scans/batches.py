@@ -20,7 +20,6 @@ from scanfleet.db.tables import Batch, Failure, Image, Scan
 from scanfleet.errors import LeaseLost
 from scanfleet.messages import old_score_queue, score_queue
 
-
 Columns = Sequence[sa.ColumnElement[Any]]
 
 
@@ -263,8 +262,9 @@ def give_back(
 
 def _touch(connection: sa.Connection, held: Claim, *, returning: Columns = (), **values: Any) -> sa.Row[Any]:
     same, of_scan = Batch.scan_id == held.scan_id, (_LAST, _TROUBLE, *returning)
-    lease = {"token": held.token, "owner": held.worker}
-    return leases.touch(connection, Batch, held.batch_id, same, returning=of_scan, **lease, **values)
+    return leases.touch(
+        connection, Batch, held.batch_id, same, token=held.token, owner=held.worker, returning=of_scan, **values
+    )
 
 
 def require_images(connection: sa.Connection, held: Claim) -> None:
