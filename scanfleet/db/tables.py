@@ -129,7 +129,6 @@ class Image(Base):
         sa.Index(None, "uri", postgresql_ops={"uri": "text_pattern_ops"}),
         sa.Index(None, "changed_at", "id", **_where("changed_at IS NOT NULL")),
         *(_pointers("images", name) for name in ("rescan_of", "replaced")),
-        {"postgresql_with": {"fillfactor": 50}},
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)

@@ -72,7 +72,7 @@ def _columns(
         columns[name] = [record and record.record() for record in records]
     renewed = {image.id: image.rescan_of for image in held.images}
     ids = columns["image_id"]
-    of_image = {
+    of_image: dict[str, list[Any]] = {
         "width": [verdict.width for verdict in verdicts],
         "height": [verdict.height for verdict in verdicts],
         "rescan_of": [renewed[image_id] for image_id in ids],
@@ -94,19 +94,19 @@ def _in_one(connection: sa.Connection, held: Claim, scorer_id: int, columns: dic
     FROM new JOIN written USING (image_id)
     WHERE images.id = new.image_id AND images.batch_id = %s AND images.identity = new.identity
       AND images.rescan_of IS NOT DISTINCT FROM new.rescan_of
-    RETURNING images.id, images.verdict_id"""
+    RETURNING images.id, images.verdict_id"""  # noqa: S608
     rows = connection.exec_driver_sql(statement, (*values, held.scan_id, scorer_id, held.batch_id))
-    return {image_id: verdict_id for image_id, verdict_id in rows}
+    return {row.id: row.verdict_id for row in rows}
 
 
 _INSERT = (
-    f"INSERT INTO verdicts (scan_id, scorer_id, created_at, {', '.join(_NAMES)}) "
+    f"INSERT INTO verdicts (scan_id, scorer_id, created_at, {', '.join(_NAMES)}) "  # noqa: S608
     f"VALUES (?, ?, ?, {', '.join('?' * len(_NAMES))}) {_UPSERT}"
 )
 _ANSWER = f"""
     UPDATE images SET state = 'verdict', verdict_id = (SELECT id FROM verdicts WHERE image_id = ?1 AND scorer_id = ?2),
       width = ?3, height = ?4, {_SEEN.format(etag="?5", size="?6")}
-    WHERE id = ?1 AND batch_id = ?7 AND identity = ?8 AND rescan_of IS ?9"""
+    WHERE id = ?1 AND batch_id = ?7 AND identity = ?8 AND rescan_of IS ?9"""  # noqa: S608
 _WRITTEN = sa.text("SELECT id, verdict_id FROM images WHERE batch_id = :batch AND state = 'verdict'")
 
 
