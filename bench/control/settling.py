@@ -72,7 +72,7 @@ def measure(engine: sa.Engine, n_images: int, *, server: int | None = None) -> S
 
 def _enqueue(engine: sa.Engine, check: Check, n_images: int) -> str:
     """Add a scan of a model of its own, so that a claim finds nothing else. Returns the model."""
-    model = f"fake:{secrets.token_hex(4)}"
+    model = f"fake{secrets.token_hex(4)}"
     with transaction(engine) as connection:
         scan, _ = scans.open_scan(connection, check=check, model=model, sources=[model], filters={})
     for start in range(0, n_images, PAGE_IMAGES):
