@@ -27,7 +27,7 @@ def insert_columns(connection: sa.Connection, table: type[Base], columns: Column
     names = ", ".join(columns)
     if connection.dialect.name == "postgresql":
         select, values = unnested(table, columns)
-        statement = f"INSERT INTO {table.__tablename__} ({names}) {select}"  # noqa: S608
+        statement = f"INSERT INTO {table.__tablename__} ({names}) {select}"
         connection.exec_driver_sql(statement, tuple(values))
         return
     rows = list(zip(*(map(sqlite_value, values) for values in columns.values()), strict=True))
@@ -73,14 +73,19 @@ def array_literal(values: Sequence[Any]) -> str:
 
     psycopg does the same at a multiple of the time: it chooses a dumper for each element.
     """
-    return "{" + ",".join([_element(value) for value in values]) + "}"
+    kinds = set(map(type, values))
+    if kinds == {str}:
+        text = '","'.join(values)
+        if "\\" not in text and text.count('"') == 2 * (len(values) - 1):
+            return f'{{"{text}"}}'
+    elif kinds <= {int, float}:
+        return "{" + ",".join(map(repr, values)) + "}"
+    return "{" + ",".join(map(_element, values)) + "}"
 
 
 def _element(value: Any) -> str:
     if value is None:
         return "NULL"
-    if value.__class__ is int or value.__class__ is float:
-        return repr(value)
     text = _plain(value)
     if "\\" in text or '"' in text:
         text = text.replace("\\", "\\\\").replace('"', '\\"')

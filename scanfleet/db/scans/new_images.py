@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -52,10 +53,12 @@ def add_images(
         return []
     sizes = [min(batch_images, len(fresh) - start) for start in range(0, len(fresh), batch_images)]
     ids = _add_batches(connection, scan_id, queue, sizes)
-    columns = {name: [getattr(image, name) for image in fresh] for name in _COLUMNS}
+    columns: dict[str, Sequence[Any]] = dict(
+        zip(_COLUMNS, zip(*map(attrgetter(*_COLUMNS), fresh), strict=True), strict=True)
+    )
     batch_ids = [batch_id for batch_id, size in zip(ids, sizes, strict=True) for _ in range(size)]
     same = {"scan_id": [scan_id] * len(fresh), "state": ["pending"] * len(fresh)}
-    insert_columns(connection, Image, columns | {"batch_id": batch_ids} | same)
+    insert_columns(connection, Image, columns | {"batch_id": batch_ids, **same})
     return ids
 
 
