@@ -7,7 +7,7 @@ import pytest
 
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
-from scanfleet.storage.s3 import S3Store
+from scanfleet.storage.s3.store import S3Store
 from tests.services import Bucket
 
 

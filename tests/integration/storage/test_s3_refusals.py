@@ -10,7 +10,7 @@ from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import ImageError, ObjectRefused, StoreUnavailable
 from scanfleet.storage.open import OpenStores
-from scanfleet.storage.s3 import S3Store
+from scanfleet.storage.s3.store import S3Store
 from scanfleet.storage.shards.store import ShardStore
 from tests.rigs.worker_rig import Rig, png, rig
 from tests.services import Bucket

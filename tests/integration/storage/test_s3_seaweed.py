@@ -12,7 +12,7 @@ from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import AccessDenied, ImageError, StoreUnavailable
 from scanfleet.storage.base import ObjectInfo
-from scanfleet.storage.s3 import S3Store
+from scanfleet.storage.s3.store import S3Store
 from tests.rigs.worker_rig import rig
 from tests.services import Bucket
 from tests.services.seaweed import STRANGER

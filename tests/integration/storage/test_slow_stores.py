@@ -11,7 +11,7 @@ from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import StoreUnavailable
 from scanfleet.storage.folder import FolderStore
 from scanfleet.storage.open import open_store
-from scanfleet.storage.s3 import S3Store
+from scanfleet.storage.s3.store import S3Store
 from tests.helpers.patience import patient
 from tests.rigs.worker_rig import png, rig
 from tests.services import Bucket

@@ -14,9 +14,9 @@ from scanfleet.config.settings import Settings
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
 from scanfleet.storage.base import FetchedObject, ObjectInfo, Span, fetch_error
 from scanfleet.storage.deadline import Deadline, read_capped
-from scanfleet.storage.s3_errors import TRANSIENT, first_line, raise_for_bucket, raise_for_object
-from scanfleet.storage.s3_upload import S3Upload
-from scanfleet.storage.s3_uri import split_s3
+from scanfleet.storage.s3.errors import TRANSIENT, first_line, raise_for_bucket, raise_for_object
+from scanfleet.storage.s3.upload import S3Upload
+from scanfleet.storage.s3.uri import split_s3
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 MAX_PUT_BYTES = 5 << 30  # the limit of one request
@@ -119,7 +119,7 @@ class S3Store:
             raise StoreUnavailable(f"s3://{bucket}: {first_line(error)}") from error
 
     def upload(self, uri: str) -> S3Upload:
-        """Return a file for an object of any size (`scanfleet.storage.s3_upload.completed`). Raises BadSource."""
+        """Return a file for an object of any size (`scanfleet.storage.s3.upload.completed`). Raises BadSource."""
         return S3Upload(self._client, uri, more=self._payer)
 
 
