@@ -43,12 +43,7 @@ class S3Gateway:
     _answers: dict[str, _Answer] = field(default_factory=dict)
 
     def __enter__(self) -> Self:
-        gateway = self
-
-        class Handler(_Handler):
-            serves = gateway
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"serves": self}))
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self._thread.start()
         return self
