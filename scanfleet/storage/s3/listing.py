@@ -1,4 +1,4 @@
-"""Reading the pages of a listing: botocore's own parser takes 20 times as long for each key."""
+"""Reading the pages of a listing: botocore's own parser takes many times as long for each key."""
 
 from __future__ import annotations
 
