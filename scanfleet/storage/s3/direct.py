@@ -173,7 +173,7 @@ class DirectReads:
             self._rests_until[bucket] = time.monotonic() + REST_SECONDS
             for kept in (self._failures, self._places, self._clients):
                 kept.pop(bucket, None)
-        log.warning("s3_read_by_boto3", bucket=bucket, seconds=REST_SECONDS, why=str(error).partition("\n")[0][:300])
+        log.warning("s3_read_by_boto3", bucket=bucket, seconds=REST_SECONDS, why=str(error).partition("\n")[0][:200])
 
     def _refuse_if_slow(self, store: str, spent: float) -> None:
         """Raises StoreUnavailable where asking once more may take as long again."""
