@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any
 
 # An object of a page, whatever else is said of it. A page that is written in another way is left to botocore.
@@ -33,7 +32,7 @@ def read_pages_fast(client: Any) -> None:
 def _take_objects(response_dict: dict[str, Any], customized_response_dict: dict[str, Any], **_: object) -> None:
     """Take the objects out of a page before botocore parses the rest. Names stay encoded: it decodes them later."""
     body = response_dict["body"]
-    if response_dict["status_code"] != HTTPStatus.OK or b"<!" in body or b"\r" in body:
+    if b"<!" in body or b"\r" in body:
         return
     parts = _ENTRY.split(body)
     rest = b"".join(parts[::4])

@@ -51,6 +51,8 @@ def test_a_version_is_read_by_obstore_and_whichever_there_is_by_boto3(
         assert store.fetch(uri, etag=pinned, max_bytes=3, span=part) == (b"234", etag, 10)
         assert store.fetch(uri, etag=pinned, max_bytes=5, span=Span(8, 5)) == (b"89", etag, 10)
     assert s3_gateway.clients() == ["obstore"] * 3 + ["boto3"] * 3
+    asked = [asked.headers.get("if-match") for asked in s3_gateway.asked if asked.operation == "GetObject"]
+    assert asked == [etag] * 3 + [None] * 3
 
 
 def test_the_first_read_of_a_bucket_is_boto3s(s3_bucket: Bucket, s3_gateway: S3Gateway) -> None:

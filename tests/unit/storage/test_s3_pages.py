@@ -118,7 +118,7 @@ def test_what_is_written_in_another_way_is_left_to_boto3(
 def test_the_usual_pages_are_not_left_to_boto3() -> None:
     for form in (AWS, GO):
         found: dict[str, Any] = {}
-        answer = {"status_code": 200, "body": page(form.format(key="a.jpg", etag="0", size=1))}
+        answer = {"body": page(form.format(key="a.jpg", etag="0", size=1))}
         listing._take_objects(response_dict=answer, customized_response_dict=found)
         assert found == {"Contents": [{"Key": "a.jpg", "ETag": '"0"', "Size": 1}]}
         assert b"a.jpg" not in answer["body"]
