@@ -15,6 +15,7 @@ SKIPPED = 77  # exit code: nothing could be measured here
 MODULES = {
     "decode": "bench.decode",
     "prefill": "bench.prefill",
+    "feed": "bench.feed",
     "fleet": "bench.fleet",
     "ledger": "bench.ledger",
     "control": "bench.control",
