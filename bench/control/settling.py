@@ -19,6 +19,7 @@ from scanfleet.db.results.scorers import ScorerRef, ScorerSpec, scorer_id
 from scanfleet.db.scans import batches, new_images, scans
 from scanfleet.db.scans.batches import Claim
 from scanfleet.db.scans.new_images import NewImage
+from scanfleet.db.scans.scans import ScanInfo
 
 PAGE_IMAGES = 1_024
 BATCH_IMAGES = 64
@@ -88,12 +89,19 @@ def enqueued(engine: sa.Engine, check: Check, n_images: int) -> str:
     model = f"fake{secrets.token_hex(4)}"
     with transaction(engine) as connection:
         scan, _ = scans.open_scan(connection, check=check, model=model, sources=[model], filters={})
-    for start in range(0, n_images, PAGE_IMAGES):
-        numbers = range(start, min(start + PAGE_IMAGES, n_images))
-        page = [NewImage(uri=f"s3://{model}/images/{number:08}.jpg", etag=secrets.token_hex(16)) for number in numbers]
+    add(engine, scan, range(n_images))
+    return model
+
+
+def add(engine: sa.Engine, scan: ScanInfo, numbers: range) -> None:
+    """Add images to a scan, page by page."""
+    for start in range(numbers.start, numbers.stop, PAGE_IMAGES):
+        page = [
+            NewImage(uri=f"s3://{scan.model}/images/{number:08}.jpg", etag=secrets.token_hex(16))
+            for number in range(start, min(start + PAGE_IMAGES, numbers.stop))
+        ]
         with transaction(engine) as connection:
             new_images.add_images(connection, scan_id=scan.id, queue=scan.queue, images=page, batch_images=BATCH_IMAGES)
-    return model
 
 
 def scorer_of(engine: sa.Engine, check: Check) -> ScorerRef:

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from bench.control.settling import BATCH_IMAGES, Statements, enqueued, scorer_of, settle_next
+from bench.control.settling import BATCH_IMAGES, PAGE_IMAGES, Statements, add, enqueued, scorer_of, settle_next
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, reading, transaction
+from scanfleet.db.scans import scans
 from tests.helpers.migrated import upgrade
 
 N_BATCHES = 12
@@ -59,6 +60,17 @@ def test_a_batch_reads_no_more_where_the_tables_have_no_statistics(engine: sa.En
         before = _blocks(engine)
         for _ in range(N_BATCHES):
             settle_next(engine, model, scorer)
+        taken.append(_blocks(engine) - before)
+    assert taken[2] < 1.5 * taken[1], taken
+
+
+def test_a_page_is_enqueued_with_no_more_reading_where_the_tables_have_no_statistics(engine: sa.Engine) -> None:
+    with transaction(engine) as connection:
+        scan, _ = scans.open_scan(connection, check=CHECK, model="fake", sources=["many"], filters={})
+    taken = []
+    for part in range(3):
+        before = _blocks(engine)
+        add(engine, scan, range(part * 8 * PAGE_IMAGES, (part + 1) * 8 * PAGE_IMAGES))
         taken.append(_blocks(engine) - before)
     assert taken[2] < 1.5 * taken[1], taken
 
