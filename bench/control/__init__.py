@@ -21,13 +21,24 @@ from tests.services.postgres import PostgresServer
 from tests.services.redis import RedisServer
 
 N_SETTLED = 6_400
+SHARED_BUFFERS = "1GB"  # as on a server; with the few of the tests each backend would write pages itself
 SMALL, LARGE = 100_000, 1_000_000  # images of the manifests whose memory is compared
+
+
+class Server(PostgresServer):
+    """A server with durable commits, and memory as one has it."""
+
+    def __init__(self) -> None:
+        super().__init__(durable=True)
+
+    def command(self) -> list[str]:
+        return [*super().command(), "-c", f"shared_buffers={SHARED_BUFFERS}"]
 
 
 def run() -> Report:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        postgres, redis = stack.enter_context(PostgresServer(durable=True)), stack.enter_context(RedisServer())
+        postgres, redis = stack.enter_context(Server()), stack.enter_context(RedisServer())
         engine = connect(load_settings(data_dir=folder, model="fake", database_url=postgres.fresh_database()))
         stack.callback(engine.dispose)
         upgrade(engine)
