@@ -16,6 +16,7 @@ MODULES = {
     "decode": "bench.decode",
     "prefill": "bench.prefill",
     "fleet": "bench.fleet",
+    "feed": "bench.feed",
     "ledger": "bench.ledger",
     "precision": "bench.precision",
     "refresh": "bench.training.refresh",
