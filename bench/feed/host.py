@@ -1,7 +1,7 @@
 """What an image costs the processors of a host: worker, decoders and PostgreSQL, from S3 and from a folder.
 
-One real worker process whose forward sleeps (`bench.feed.sleeping`), with real Redis, PostgreSQL and SeaweedFS. Processor
-time, not time on the clock: it hardly depends on what else the machine does.
+One real worker process whose forward sleeps (`bench.feed.sleeping`), with real Redis, PostgreSQL and SeaweedFS. It is
+processor time, not time on the clock, so it depends little on what else the machine does.
 """
 
 from __future__ import annotations
@@ -38,9 +38,8 @@ class HostCost:
         return self.worker + self.decoders
 
     def line(self, source: str) -> str:
-        return (
-            f"{source}: worker {self.worker:.2f}, decoders {self.decoders:.2f}, PostgreSQL {self.postgres:.2f} ms an image"
-        )
+        costs = f"worker {self.worker:.2f}, decoders {self.decoders:.2f}, PostgreSQL {self.postgres:.2f}"
+        return f"{source}: {costs} ms an image"
 
 
 def measure(*, repeats: int = REPEATS, n_images: int = N_IMAGES) -> dict[str, HostCost]:

@@ -10,10 +10,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from PIL import Image
+
 from scanfleet.config.settings import Settings
 from scanfleet.models.crops.policy import CropPolicy
 from scanfleet.models.network.base import load_base
-from scanfleet.models.types import Detail, ModelIdentity, Prepared, Question, Reading, Scorer
+from scanfleet.models.types import Detail, ModelIdentity, Prepared, Question, Reading, Resized, Scorer
 from scanfleet.worker.__main__ import main
 from scanfleet.worker.processes import score_worker
 from scanfleet.worker.scoring.model import FakeModel
@@ -31,9 +33,11 @@ class SleepingScorer:
 
     @property
     def detail(self) -> Detail | None:
-        return cast("Detail | None", self._processor.reader.detail(max_pixels=self.question.max_pixels))
+        budget = {"max_pixels": self.question.max_pixels, "min_pixels": self.question.min_pixels}
+        resizing = self._processor.reader.resizing(**budget)
+        return Detail(pixels=4 * self.question.max_pixels, short_side=1, resizing=resizing)
 
-    def prepare(self, image: Any) -> Prepared:
+    def prepare(self, image: Image.Image | Resized) -> Prepared:
         question = self.question
         prepared = self._processor.prepare(image, max_pixels=question.max_pixels, min_pixels=question.min_pixels)
         return cast("Prepared", prepared)
@@ -41,9 +45,7 @@ class SleepingScorer:
     def score(self, prepared: Sequence[Prepared]) -> list[Reading]:
         time.sleep(FORWARD_SECONDS)
         logits = tuple(-float(number) for number in range(len(self.question.labels)))
-        return [
-            Reading(margin=1.5, logits=logits, mass=0.99, visual_tokens=image.visual_tokens) for image in prepared
-        ]
+        return [Reading(margin=1.5, logits=logits, mass=0.99, visual_tokens=image.visual_tokens) for image in prepared]
 
 
 class SleepingModel(FakeModel):
@@ -63,5 +65,5 @@ def load_model(_: Settings) -> SleepingModel:
 
 
 if __name__ == "__main__":
-    score_worker.load_model = load_model  # type: ignore[assignment]
+    vars(score_worker)["load_model"] = load_model
     main()

@@ -11,18 +11,23 @@ import math
 import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, Self
+from typing import Self, cast
 
 import structlog
 
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import Settings
+from scanfleet.decoding.answers import Answer
 from scanfleet.decoding.process import ChildDied, ChildSettings, DecoderProcess
+from scanfleet.decoding.protocol import CHANNELS, MOST_FILES, TURN_BYTES, Wanted
+from scanfleet.decoding.region import REGION_BYTES
+from scanfleet.decoding.seats import Seats
 from scanfleet.errors import DecodersUnavailable, ImageError
 from scanfleet.images import Decoded, Enough
+from scanfleet.images.fit import Fit
+from scanfleet.images.types import failure
 
 log = structlog.get_logger()
 
@@ -72,7 +77,7 @@ class Decoders:
             stretch=settings.stretch_samples,
             decode=decode,
         )
-        self._seats = _Seats(n_children or default_children(settings))
+        self._seats = Seats(n_children or default_children(settings))
         if not MEASURES_CPU:
             still_seconds = max(still_seconds, 10 * settings.decode_cpu_seconds)  # of any time then
         self._max_still = math.ceil(still_seconds / CHECK_SECONDS)
@@ -87,7 +92,7 @@ class Decoders:
 
     def decode(self, data: bytes, *, enough: Enough | None = None, frame: int = 0) -> Decoded:
         """Call scanfleet.images.decoding.decode in a child. Raises what decode_frames does."""
-        return self._decode(data, enough=enough, frame=frame)[0]
+        return self._pictures(data, Wanted(enough=enough, frame=frame))[0]
 
     def decode_frames(self, data: bytes, *, frames: FrameSettings, enough: Enough | None = None) -> list[Decoded]:
         """Call scanfleet.images.decoding.decode_frames in a child. Returns at least one frame.
@@ -95,19 +100,68 @@ class Decoders:
         Raises ImageError (stage decode; beside those of scanfleet.images: too_slow, too_much_memory, kills_the_decoder)
         and DecodersUnavailable.
         """
-        return self._decode(data, enough=enough, choice=frames.choice())
+        return self._pictures(data, Wanted(enough=enough, choice=frames.choice()))
 
-    def _decode(self, data: bytes, **request: Any) -> list[Decoded]:
+    def decode_all(
+        self, files: Sequence[bytes], *, frames: FrameSettings, enough: Enough | None = None, fit: Fit | None = None
+    ) -> list[Answer]:
+        """Return what decode_frames does of each file, or the ImageError that it raises; several in a turn of a child.
+
+        fit: frames come at this size, apart from those that have none. Raises DecodersUnavailable.
+        """
+        wanted = Wanted(enough=enough, choice=frames.choice(), fit=fit)
+        answers: list[Answer] = []
+        while len(answers) < len(files):
+            turn = _next_turn(files[len(answers) :], wanted)
+            answers += self._shared(turn, wanted) if len(turn) > 1 else [self._alone(turn[0], wanted)]
+        return answers
+
+    def _pictures(self, data: bytes, wanted: Wanted) -> list[Decoded]:
+        answer = self._alone(data, wanted)
+        if isinstance(answer, ImageError):
+            raise answer
+        return cast("list[Decoded]", answer)
+
+    def _shared(self, files: Sequence[bytes], wanted: Wanted) -> list[Answer]:
+        """Return the answers for the first files of a turn.
+
+        No file is blamed for what happens to a child that has several: each of them is decoded again then, alone.
+        """
+        with self._seats.taken(alone=False):
+            child = self._borrow()
+            try:
+                answers = child.decode(files, wanted)
+            except ChildDied as died:
+                self._retire(child)
+                self._require_open()
+                log.info("decoder_turn_died", cause=died.how, images=len(files), stderr_tail=died.said)
+                answers = []
+            except BaseException:
+                self._retire(child)
+                raise
+            else:
+                self._put_back(child)
+        if not answers:
+            return [self._alone(data, wanted) for data in files]
+        if _lacked_memory(answers[-1]):
+            answers[-1] = self._alone(files[len(answers) - 1], wanted)
+        return answers
+
+    def _alone(self, data: bytes, wanted: Wanted) -> Answer:
         deaths: list[ChildDied] = []
         while len(deaths) < MAX_DEATHS:
             # The last try is alone: what its neighbours take cannot be what kills it.
             with self._seats.taken(alone=len(deaths) == MAX_DEATHS - 1):
                 try:
-                    return self._once(data, request, fresh=bool(deaths))
+                    return self._once(data, wanted, fresh=bool(deaths))
                 except ChildDied as died:
-                    self._mourn(died, data, deaths)
+                    self._require_open()
+                    if died.too_slow:
+                        return failure("too_slow", f"over {self._child.cpu_seconds:g} s of CPU time")
+                    deaths.append(died)
+                    _mourn(died, data, n=len(deaths))
         hows = ", ".join(died.how for died in deaths)
-        raise ImageError(stage="decode", reason="kills_the_decoder", detail=f"{MAX_DEATHS} processes ended: {hows}")
+        return failure("kills_the_decoder", f"{MAX_DEATHS} processes ended: {hows}")
 
     def __enter__(self) -> Self:
         return self
@@ -137,42 +191,24 @@ class Decoders:
         with self._lock:
             return [child.pid for child in self._all]
 
-    def _once(self, data: bytes, request: dict[str, Any], *, fresh: bool) -> list[Decoded]:
+    def _once(self, data: bytes, wanted: Wanted, *, fresh: bool) -> Answer:
+        """Raises ChildDied, DecodersUnavailable."""
         child = self._start() if fresh else self._borrow()
         try:
-            decoded = child.decode(data, **request)
-        except ImageError as error:
-            if error.reason != "too_much_memory":
-                self._put_back(child)
-                raise
-            # An earlier image may have left it with little: only the result of a fresh child counts.
-            self._retire(child)
-            if child.n_images == 1:
-                raise
-            return self._once(data, request, fresh=True)
+            (answer,) = child.decode([data], wanted)
         except BaseException:
             self._retire(child)
             raise
-        self._put_back(child)
-        return decoded
+        if not _lacked_memory(answer):
+            self._put_back(child)
+            return answer
+        # An earlier image may have left it with little: only the result of a fresh child counts.
+        self._retire(child)
+        return answer if child.n_images == 1 else self._once(data, wanted, fresh=True)
 
-    def _mourn(self, died: ChildDied, data: bytes, deaths: list[ChildDied]) -> None:
-        """Raises ImageError, DecodersUnavailable, or adds to `deaths`."""
+    def _require_open(self) -> None:
         if self._seats.closed:
             raise DecodersUnavailable("this process is stopping") from None
-        if died.too_slow:
-            seconds = self._child.cpu_seconds
-            raise ImageError(stage="decode", reason="too_slow", detail=f"over {seconds:g} s of CPU time") from None
-        deaths.append(died)
-        sha256 = hashlib.sha256(data).hexdigest()
-        log.warning(
-            "decoder_died",
-            cause=died.how,
-            deaths=len(deaths),
-            sha256=sha256,
-            n_bytes=len(data),
-            stderr_tail=died.said,
-        )
 
     def _borrow(self) -> DecoderProcess:
         while True:
@@ -227,40 +263,28 @@ class Decoders:
                 child.check(max_still=self._max_still)
 
 
-class _Seats:
-    """How many children may work at once; one thread at a time may ask to be alone."""
+def _next_turn(files: Sequence[bytes], wanted: Wanted) -> list[bytes]:
+    """Return the first files, at least one: as many as are small, and whose pictures find room at once."""
+    turn, n_bytes = [files[0]], len(files[0])
+    most = MOST_FILES if wanted.fit is None else min(MOST_FILES, REGION_BYTES // (CHANNELS * wanted.fit.most))
+    for data in files[1:most]:
+        n_bytes += len(data)
+        if n_bytes > TURN_BYTES:
+            break
+        turn.append(data)
+    return turn
 
-    def __init__(self, n: int) -> None:
-        self._n = n
-        self._taken = 0
-        self._reserved = False
-        self._changed = threading.Condition()
-        self.closed = False
 
-    @contextmanager
-    def taken(self, *, alone: bool) -> Iterator[None]:
-        """Raises DecodersUnavailable once closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed or (not self._reserved and (alone or self._taken < self._n)))
-            if alone and not self.closed:
-                self._reserved = True
-                self._changed.wait_for(lambda: self.closed or not self._taken)
-            if self.closed:
-                raise DecodersUnavailable("this process is stopping")
-            self._taken += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= 1
-                self._reserved = self._reserved and not alone
-                self._changed.notify_all()
+def _lacked_memory(answer: Answer) -> bool:
+    return isinstance(answer, ImageError) and answer.reason == "too_much_memory"
 
-    def close(self) -> None:
-        with self._changed:
-            self.closed = True
-            self._changed.notify_all()
 
-    def wait_empty(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._taken, seconds)
+def _mourn(died: ChildDied, data: bytes, *, n: int) -> None:
+    log.warning(
+        "decoder_died",
+        cause=died.how,
+        deaths=n,
+        sha256=hashlib.sha256(data).hexdigest(),
+        n_bytes=len(data),
+        stderr_tail=died.said,
+    )
