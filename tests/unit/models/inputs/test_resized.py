@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -65,8 +64,3 @@ def test_another_size_than_the_reader_s_own_is_no_image_s_fault(processor: Visio
     wrong = Resized(rgb=bytearray(3 * 56 * 56), size=(56, 56), original_size=(448, 448))
     with pytest.raises(AssertionError, match="not to"):
         processor.prepare(wrong, max_pixels=200_704, min_pixels=None)
-
-
-def test_readers_that_cut_tiles_take_whole_images_alone(tmp_path: Path) -> None:
-    reader = load_processor(tiny.checkpoint(tmp_path, "llava"), FAMILIES["llava"]).reader
-    assert reader.resizing(max_pixels=200_704, min_pixels=None) is None
