@@ -39,6 +39,8 @@ from scanfleet.worker.scoring.boxes import StoredBoxes, stored
 from scanfleet.worker.scoring.explanations import explanation_of
 from scanfleet.worker.scoring.factory import Resolved
 
+FETCHES_A_LOOKUP = 2  # of each stage thread, where there are so many
+
 OnFetched = Callable[[ClaimedImage, str], None]  # with the SHA-256 of its bytes
 OnRead = Callable[[ClaimedImage, ImageResult], None]
 
@@ -176,10 +178,10 @@ class BatchRun:
     def _may_wait_for_others(self) -> bool:
         """Return True if the fetched images may wait for others, so that they share one lookup in the ledger.
 
-        They also share a turn of a decoder then. No thread is free for them as long as there is more to fetch, or the
-        first pass has an image for each.
+        They also share turns of decoders then. No thread is free for them as long as there is more to fetch, or the
+        first pass has images for all.
         """
-        n = self._batch.worker.settings.fetch_threads
+        n = FETCHES_A_LOOKUP * self._batch.worker.settings.fetch_threads
         busy = bool(self._todo) or self._n_first >= n
         return self._n_fetching > 0 and len(self._fetched) < n and busy and not self._batch.worker.files.many
 
