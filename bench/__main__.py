@@ -18,6 +18,7 @@ MODULES = {
     "fleet": "bench.fleet",
     "feed": "bench.feed",
     "ledger": "bench.ledger",
+    "control": "bench.control",
     "precision": "bench.precision",
     "refresh": "bench.training.refresh",
     "learning-curve": "bench.training.learning_curve",

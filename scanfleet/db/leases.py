@@ -8,14 +8,14 @@ tells this row from another of the same id, as well.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import sqlalchemy as sa
 
 from scanfleet.db.base import Leased
-from scanfleet.db.clock import backoff_over, happened_since, lease_expired
-from scanfleet.db.engine import now
+from scanfleet.db.clock import Moment, backoff_over, happened_since, lease_expired
+from scanfleet.db.engine import moment
 from scanfleet.db.locks import hold
 from scanfleet.errors import LeaseLost
 from scanfleet.retry import backoff_seconds, jittered
@@ -24,7 +24,7 @@ FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None}
 READY: dict[str, Any] = FREE | {"state": "ready", "notified_at": None}
 
 
-def claimable(table: type[Leased], at: datetime) -> sa.ColumnElement[bool]:
+def claimable(table: type[Leased], at: Moment) -> sa.ColumnElement[bool]:
     """Whether a row is ready and its back-off is over."""
     return sa.and_(table.state == "ready", backoff_over(table.not_before, at))
 
@@ -34,10 +34,10 @@ def claim(
     table: type[Leased],
     choices: Iterable[sa.Select[Any]],
     *,
-    at: datetime,
+    at: Moment,
     worker: str,
     lease_seconds: float,
-    returning: Iterable[Any],
+    returning: Sequence[Any],
     **values: Any,
 ) -> sa.Row[Any] | None:
     """Lease the row with the lowest id that the first of these queries of ids finds; None when none finds any."""
@@ -46,10 +46,21 @@ def claim(
         update = sa.update(table).where(table.id == pick.scalar_subquery(), table.state == "ready")
         lease = {"lease_owner": worker, "lease_until": at + timedelta(seconds=lease_seconds)}
         counts = {"lease_token": table.lease_token + 1, "attempts": table.attempts + 1}
-        leased = update.values(state="leased", **lease, **counts, **values).returning(*returning)
-        if (row := connection.execute(leased).one_or_none()) is not None:
+        leased = update.values(state="leased", **lease, **counts, **values)
+        if (row := _change(connection, table, leased, returning)) is not None:
             return row
     return None
+
+
+def _change(
+    connection: sa.Connection, table: type[Leased], change: sa.Update, returning: Sequence[Any]
+) -> sa.Row[Any] | None:
+    """Change at most one row, and return these columns of it as it is now, and of what is correlated with it."""
+    if connection.dialect.name == "postgresql":
+        return connection.execute(change.returning(*returning)).one_or_none()
+    # SQLAlchemy names columns without their tables in a RETURNING of SQLite, which another table's then hide.
+    changed = connection.execute(change.returning(table.id)).scalar_one_or_none()
+    return None if changed is None else connection.execute(sa.select(*returning).where(table.id == changed)).one()
 
 
 def touch(
@@ -59,22 +70,28 @@ def touch(
     *same: sa.ColumnElement[bool],
     token: int,
     owner: str | None,
+    returning: Sequence[Any] = (),
     **values: Any,
-) -> None:
-    """Change a row that is held. Raises LeaseLost unless token and owner are the current ones and it is the `same`."""
+) -> sa.Row[Any]:
+    """Change a row that is held. Raises LeaseLost unless token and owner are the current ones and it is the `same`.
+
+    returning: columns of the row as it is now, and what is correlated with it.
+    """
     held = (table.id == row_id, table.lease_token == token, table.lease_owner == owner, table.state == "leased", *same)
-    if connection.execute(sa.update(table).where(*held).values(values)).rowcount != 1:
+    row = _change(connection, table, sa.update(table).where(*held).values(values), (table.id, *returning))
+    if row is None:
         raise LeaseLost(f"{table.__name__.lower()} {row_id}: lease {token} is no longer the current one")
+    return row
 
 
-def end_of_lease(connection: sa.Connection, lease_seconds: float) -> datetime:
+def end_of_lease(connection: sa.Connection, lease_seconds: float) -> Moment:
     """When a lease that begins now runs out."""
-    return now(connection) + timedelta(seconds=lease_seconds)
+    return moment(connection) + timedelta(seconds=lease_seconds)
 
 
 def after_backoff(connection: sa.Connection, *, n: int, waiting_for: str) -> dict[str, Any]:
     """The columns of a row that is ready again once the n-th back-off is over."""
-    not_before = now(connection) + timedelta(seconds=jittered(backoff_seconds(n)))
+    not_before = moment(connection) + timedelta(seconds=jittered(backoff_seconds(n)))
     return READY | {"not_before": not_before, "waiting_for": waiting_for}
 
 
@@ -85,17 +102,17 @@ def expired(
     which: sa.ColumnElement[bool] | None = None,
 ) -> Sequence[sa.Row[Any]]:
     """Rows whose lease ran out, or the leased ones among `which`, locked; rows locked by others are left out."""
-    over = lease_expired(table.lease_until, now(connection)) if which is None else which
+    over = lease_expired(table.lease_until, moment(connection)) if which is None else which
     query = sa.select(*columns).where(table.state == "leased", over).order_by(table.id)
     return connection.execute(query.with_for_update(skip_locked=True, key_share=True)).all()
 
 
-def recently_notified(table: type[Leased], renotify_seconds: float, at: datetime) -> sa.ColumnElement[bool]:
+def recently_notified(table: type[Leased], renotify_seconds: float, at: Moment) -> sa.ColumnElement[bool]:
     """Whether the last notification is too young for another one. NULL where there was none."""
     return happened_since(table.notified_at, at - timedelta(seconds=renotify_seconds), at)
 
 
-def mark_notified(connection: sa.Connection, ids: Collection[int], *, table: type[Leased], at: datetime | None) -> None:
+def mark_notified(connection: sa.Connection, ids: Collection[int], *, table: type[Leased], at: Moment | None) -> None:
     """Record when notifications were sent. None: they were not, or the next one must not wait."""
     if ids:
         hold(connection, table, table.id.in_(ids))

@@ -1,4 +1,7 @@
-"""Pointers between rows that no foreign key holds: SQLite could add one only by writing the table anew."""
+"""Pointers between rows that no foreign key holds.
+
+SQLite could add one only by writing the table anew, and on PostgreSQL one would cost each answer a lock.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute, aliased
 
 from scanfleet.db.engine import reading
-from scanfleet.db.tables import Image, Scan, Verdict
+from scanfleet.db.tables import Image, Scan, ScorerRow, Verdict
 from scanfleet.errors import DanglingPointers
 
 _POINTERS: tuple[tuple[InstrumentedAttribute[Any], Any], ...] = (
@@ -16,6 +19,9 @@ _POINTERS: tuple[tuple[InstrumentedAttribute[Any], Any], ...] = (
     (Image.replaced, Verdict),
     (Image.rescan_of, Image),
     (Verdict.reused_from, Verdict),
+    (Verdict.image_id, Image),
+    (Verdict.scan_id, Scan),
+    (Verdict.scorer_id, ScorerRow),
     (Scan.rescan_of, Scan),
 )
 

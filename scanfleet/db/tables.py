@@ -46,6 +46,10 @@ def _pointers(table: str, column: str) -> sa.Index:
     return sa.Index(f"ix_{table}_{column}", column, **_where(f"{column} IS NOT NULL"))
 
 
+def _of_sqlite(column: str, table: str) -> sa.ForeignKeyConstraint:
+    return sa.ForeignKeyConstraint([column], [f"{table}.id"]).ddl_if(dialect="sqlite")
+
+
 class CheckRow(Base):
     __tablename__ = "checks"
     __table_args__ = (sa.UniqueConstraint("name", "hash"),)
@@ -119,11 +123,10 @@ class Image(Base):
         one_of("state", IMAGE_STATES),
         sa.UniqueConstraint("scan_id", "identity"),
         sa.Index(None, "batch_id"),
-        sa.Index(None, "scan_id", "state", "id"),
-        # For readers. Two of them begin with the answer, so that enqueueing does not write them. SQLite has none by
-        # bytes: of all indexes it would slow down the writing of answers most, and its ledgers are small.
+        # No index has a column that an answer changes, and each page has space for the answers of its images: so
+        # PostgreSQL writes them beside the rows, and no index (heap-only tuples).
+        sa.Index(None, "scan_id", "id"),
         sa.Index(None, "uri", postgresql_ops={"uri": "text_pattern_ops"}),
-        sa.Index(None, "content_sha256", **_where("content_sha256 IS NOT NULL")).ddl_if(dialect="postgresql"),
         sa.Index(None, "changed_at", "id", **_where("changed_at IS NOT NULL")),
         *(_pointers("images", name) for name in ("rescan_of", "replaced")),
     )
@@ -140,7 +143,7 @@ class Image(Base):
     meta: Mapped[dict[str, Any] | None]  # pass-through columns of a manifest
     state: Mapped[str]
     verdict_id: Mapped[int | None]  # the answer: the newest verdict
-    content_sha256: Mapped[str | None]
+    content_sha256: Mapped[str | None]  # of an image that was blamed for a crash, and of answers before 0017
     width: Mapped[int | None]  # pixels, upright
     height: Mapped[int | None]
     crashes: Mapped[int] = mapped_column(
@@ -149,7 +152,8 @@ class Image(Base):
     rescan_of: Mapped[int | None]  # the image of another scan whose answer is renewed with this one's
     drawn: Mapped[str | None]  # why a rescan chose it: band, audit, all
     replaced: Mapped[int | None]  # of a rescan: the verdict that this image's replaced
-    # When its state or answer changed; a trigger sets it, whoever writes (docs/database.md). None: it never did.
+    # When its state or answer changed, but for its own first answer, which has `verdicts.created_at`; a trigger sets
+    # it, whoever writes (docs/database.md).
     changed_at: Mapped[datetime | None]
 
 
@@ -208,17 +212,20 @@ class Verdict(Base):
     __table_args__ = (
         sa.UniqueConstraint("image_id", "scorer_id"),
         one_of("decision", DECISIONS),
-        sa.Index(None, "scorer_id", "content_sha256"),
+        sa.Index(None, "content_sha256", "scorer_id"),
         sa.Index(None, "scorer_id", "identity"),
-        sa.Index(None, "scan_id", "decision", "id"),
+        sa.Index(None, "scan_id", "decision", "id", **_where("decision <> 'clear'")),
         sa.Index(None, "created_at"),
         _pointers("verdicts", "reused_from"),
+        # PostgreSQL would lock three rows for each verdict, and write that down. Writers compare the batch, its images
+        # and the scorer with the ledger, and `scanfleet db check` finds what points to nothing.
+        *(_of_sqlite(*pointer) for pointer in (("image_id", "images"), ("scan_id", "scans"), ("scorer_id", "scorers"))),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
-    image_id: Mapped[int] = mapped_column(sa.ForeignKey("images.id"))
-    scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
-    scorer_id: Mapped[int] = mapped_column(sa.ForeignKey("scorers.id"))
+    image_id: Mapped[int]
+    scan_id: Mapped[str]
+    scorer_id: Mapped[int]
     identity: Mapped[str]  # of the image, as listed
     content_sha256: Mapped[str]
     label: Mapped[str]

@@ -11,7 +11,6 @@ import argparse
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,6 +22,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
+from tools.mutants.copy import copy
 from tools.mutants.sample import Mutant, sample
 from tools.mutants.table import GROUPS
 
@@ -32,18 +32,6 @@ PATIENCE, SPARE_SECONDS = 4, 60.0  # times what the tests take without a change,
 FAILED = re.compile(r"^(?:FAILED|ERROR) (\S+)", re.MULTILINE)
 NO_TESTS = 5  # pytest's exit code
 REWRITTEN = "pytest.PytestAssertRewriteWarning"  # what was imported before pytest looked at it
-
-
-def copy(root: Path, tree: Path) -> Path:
-    """Copy what git knows or would add, and let the copy use the same environment."""
-    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-    listed = subprocess.run(command, cwd=root, stdout=subprocess.PIPE, check=True).stdout
-    for name in filter(None, listed.decode().split("\0")):
-        if (root / name).is_file():
-            (tree / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(root / name, tree / name)
-    (tree / ".venv").symlink_to((root / ".venv").resolve())
-    return tree
 
 
 class Tree:

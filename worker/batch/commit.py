@@ -93,7 +93,7 @@ class BatchWriter:
             **{f"{name}_seconds": round(sums.get(name, 0.0), 2) for name in SECONDS},
         )
 
-    def _commit(self, lease: Lease, write: Callable[[sa.Connection], None], *, ends: bool = True) -> bool:
+    def _commit(self, lease: Lease, write: Callable[[sa.Connection], object], *, ends: bool = True) -> bool:
         """Run one transaction. False: the lease was lost, or the database was unavailable until its end."""
 
         def attempt() -> None:

@@ -18,8 +18,12 @@ from scanfleet.db.tables import Batch, Image, Verdict
 
 def lock_verdicts(connection: sa.Connection, image_ids: Sequence[int]) -> Sequence[sa.Row[Any]]:
     """Lock and return the verdicts of these images; nobody begins to copy one until the transaction ends."""
-    columns = (Verdict.id, Verdict.image_id, Verdict.scorer_id, Verdict.reused_from, Verdict.unlike)
-    query = sa.select(*columns).where(Verdict.image_id.in_(image_ids)).order_by(Verdict.id)
+    names = ("id", "image_id", "scorer_id", "reused_from", "unlike", "content_sha256")
+    query = (
+        sa.select(*(Verdict.__table__.c[name] for name in names))
+        .where(Verdict.image_id.in_(image_ids))
+        .order_by(Verdict.id)
+    )
     return connection.execute(query.with_for_update()).all()
 
 

@@ -68,7 +68,7 @@ def remove_images(connection: sa.Connection, image_ids: Sequence[int]) -> Remove
     connection.execute(sa.delete(Verdict).where(Verdict.id.in_(gone)))
     connection.execute(sa.delete(Image).where(of_these))
     _settle_batches(connection, images, verdicts, decisions)
-    contents = frozenset(image.content_sha256 for image in images if image.content_sha256 is not None)
+    contents = frozenset(each.content_sha256 for each in (*images, *verdicts) if each.content_sha256 is not None)
     return Removed(n_images=len(ids), n_verdicts=len(gone), n_kept=len(kept), contents=contents)
 
 

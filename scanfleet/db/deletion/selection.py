@@ -12,8 +12,9 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from scanfleet.db.results.answers import content_of
 from scanfleet.db.scans.forgotten import EVERY
-from scanfleet.db.tables import Batch, Image, LabelledImage, Scan
+from scanfleet.db.tables import Batch, Image, LabelledImage, Scan, Verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,8 +51,8 @@ class Selection:
 
     def labelled(self, dialect: str) -> sa.ColumnElement[bool]:
         """Whether the bytes of a labelled image are those of a chosen one, or its name is chosen."""
-        contents = sa.select(Image.content_sha256).where(Image.content_sha256.is_not(None), *self.images(dialect))
-        same = LabelledImage.content_sha256.in_(contents)
+        contents = sa.select(content_of()).outerjoin_from(Image, Verdict, Verdict.id == Image.verdict_id)
+        same = LabelledImage.content_sha256.in_(contents.where(content_of().is_not(None), *self.images(dialect)))
         return sa.or_(same, sa.and_(*self._named(LabelledImage.uri))) if self.by_name else same
 
     def labelled_names(self) -> list[sa.ColumnElement[bool]]:

@@ -31,7 +31,8 @@ class LabelledAnswers:
 
 def count_labelled(connection: sa.Connection, scan_id: str, check_name: str) -> list[LabelledAnswers]:
     """Count the images of a scan that have a label of this check that stands, or that people differ about."""
-    of_scan = sa.select(Image.content_sha256).where(Image.scan_id == scan_id, Image.content_sha256.is_not(None))
+    of_scan = sa.select(Verdict.content_sha256).join(Image, Image.verdict_id == Verdict.id)
+    of_scan = of_scan.where(Image.scan_id == scan_id)
     said = counting(check_name, Label.content_sha256.in_(of_scan))
     drawn = aliased(Label)
     random = sa.exists().where(
@@ -46,8 +47,8 @@ def count_labelled(connection: sa.Connection, scan_id: str, check_name: str) -> 
         sa.select(said.c.content_sha256, said.c.label, said.c.disputed, random.label("random"))
         .add_columns(sa.func.coalesce(taught, sa.false()).label("taught"))
         .add_columns(Verdict.label.label("answer"), Verdict.decision)
-        .join(Image, sa.and_(Image.scan_id == scan_id, Image.content_sha256 == said.c.content_sha256))
-        .outerjoin(Verdict, Verdict.id == Image.verdict_id)
+        .join(Verdict, Verdict.content_sha256 == said.c.content_sha256)
+        .join(Image, sa.and_(Image.verdict_id == Verdict.id, Image.scan_id == scan_id))
         .outerjoin(ScorerRow, ScorerRow.id == Verdict.scorer_id)
         .outerjoin(LabelledImage, LabelledImage.content_sha256 == said.c.content_sha256)
         .where(said.c.place == 1)

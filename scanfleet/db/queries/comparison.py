@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import sqlalchemy as sa
 
+from scanfleet.db.results.answers import content_of
 from scanfleet.db.results.filters import ResultFilter
 from scanfleet.db.scans.scans import ScanInfo, get_scan, list_rescans
 from scanfleet.db.tables import Adapter, CheckRow, Image, Scan, ScorerRow, Verdict
@@ -162,7 +163,7 @@ def _answers(
     connection: sa.Connection, side: Side, wanted: ResultFilter, checks: Sequence[str] | None, by: By
 ) -> sa.Select[Any]:
     """Select key, uri and answer of each image of a side once, its newest answer."""
-    content = Image.content_sha256 if side.scan is not None else Verdict.content_sha256
+    content = content_of() if side.scan is not None else Verdict.content_sha256
     key = Image.uri if by == "uri" else content
     newest = (Verdict.created_at.desc().nulls_last(), Verdict.id.desc().nulls_last())
     place = sa.func.row_number().over(partition_by=key, order_by=newest).label("place")

@@ -95,6 +95,11 @@ def answers_by_content(
     return _answers(connection, scorer_id, Verdict.content_sha256, hashes, explained=explained)
 
 
+def content_of() -> sa.ColumnElement[str]:
+    """The hash of an image's bytes, for a query of images and their verdicts, if any."""
+    return sa.func.coalesce(Verdict.content_sha256, Image.content_sha256)
+
+
 def scored_at() -> sa.Label[datetime]:
     """When the answer of a verdict was computed. Copies of an older release lack it: their originals have it."""
     original = orm.aliased(Verdict)

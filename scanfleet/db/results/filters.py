@@ -90,7 +90,7 @@ class ResultFilter:
     def _of_time(self) -> list[sa.ColumnElement[bool]]:
         found: list[sa.ColumnElement[bool]] = []
         if self.since is not None:
-            found.append(Image.changed_at >= self.since)
+            found.append(Image.id.in_(_changed_since(self.since)))
         if self.as_of is not None:
             found.append(Scan.created_at <= self.as_of)
         return found
@@ -122,6 +122,12 @@ class ResultFilter:
             .outerjoin(Failure, sa.and_(*failure))
             .where(*self.conditions())
         )
+
+
+def _changed_since(at: datetime) -> sa.CompoundSelect[Any]:
+    """Select the images whose state or answer changed, by indexes: the first answer has its time in the verdict."""
+    answered = sa.select(Verdict.image_id).where(Verdict.created_at >= at)
+    return sa.select(Image.id).where(Image.changed_at >= at).union_all(answered)
 
 
 def _newest_until(at: datetime) -> sa.ScalarSelect[int]:

@@ -16,7 +16,7 @@ from scanfleet.checks.crop_result import CropResult
 from scanfleet.checks.explanation import Explanation
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import reading
-from scanfleet.db.results.answers import scored_at
+from scanfleet.db.results.answers import content_of, scored_at
 from scanfleet.db.results.filters import ResultFilter as ResultFilter
 from scanfleet.db.results.portable import by_bytes
 from scanfleet.db.results.scorers import outdated
@@ -219,7 +219,7 @@ def result_columns(wanted: ResultFilter) -> dict[str, sa.ColumnElement[Any]]:
         CheckRow.name.label("check"),
         Scan.__table__.c.model,
         *(Image.__table__.c[name] for name in _IMAGE),
-        (Image.content_sha256 if wanted.as_of is None else Verdict.content_sha256).label("content_sha256"),
+        (content_of() if wanted.as_of is None else Verdict.content_sha256).label("content_sha256"),
         wanted.state_column.label("state"),
         *(Verdict.__table__.c[name] for name in _VERDICT),
         scored_at(),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
@@ -14,7 +16,7 @@ from sqlalchemy.orm import aliased
 from scanfleet.checks.check import Check
 from scanfleet.config.model_names import FAKE_MODELS
 from scanfleet.db.engine import now
-from scanfleet.db.tables import Adapter, CheckRow, Image, Scan, ScorerRow, Verdict
+from scanfleet.db.tables import Adapter, Batch, CheckRow, Image, Scan, ScorerRow, Verdict
 from scanfleet.errors import LedgerReplaced
 from scanfleet.images.version import DECODING_VERSION
 from scanfleet.stats.counts import MASS_FLOOR
@@ -153,25 +155,48 @@ def outdated() -> sa.ColumnElement[bool]:
     return sa.and_(ScorerRow.adapter_id.is_(None), mode.in_(("zero-shot", "zero-shot steps")), ~as_ever)
 
 
-def require_scorer(connection: sa.Connection, scorer: ScorerRef, *, scan_id: str) -> None:
-    """Check that a row is still this scorer, and of the scan's check. Raises LedgerReplaced."""
-    of_scan = aliased(CheckRow)
-    query = (
-        sa.select(CheckRow.body, of_scan.body.label("asked"))
+@cache
+def stored_scorer(dialect_name: str) -> sa.Label[Any]:
+    """Return what the ledger holds of a batch's scorer, for a statement over batches (`require_scorer`)."""
+    asked = aliased(CheckRow)
+    array = sa.func.json_build_array if dialect_name == "postgresql" else sa.func.json_array
+    columns = (ScorerRow.key, CheckRow.hash, asked.hash, Adapter.weights_sha256)
+    return (
+        sa.select(array(*columns, type_=sa.JSON()))
         .select_from(ScorerRow)
         .join(CheckRow, CheckRow.id == ScorerRow.check_id)
-        .join(Scan, Scan.id == scan_id)
-        .join(of_scan, of_scan.id == Scan.check_id)
+        .join(Scan, Scan.id == Batch.scan_id)
+        .join(asked, asked.id == Scan.check_id)
         .outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
-        .where(ScorerRow.id == scorer.id, ScorerRow.key == scorer.key)
-        .where(Adapter.weights_sha256.is_not_distinct_from(scorer.adapter_sha256))
+        .where(ScorerRow.id == Batch.scorer_id)
+        .correlate(Batch)
+        .scalar_subquery()
+        .label("scorer")
     )
-    row = connection.execute(query).one_or_none()
-    named = (scorer.check.unexplained(), scorer.check)
-    if row is None or (Check.model_validate(row.body), Check.model_validate(row.asked)) != named:
-        raise LedgerReplaced(
-            f"scorer {scorer.id} is no longer the one that this worker uses (was the database restored?)"
-        )
+
+
+_checks: dict[str, Check] = {}  # by hash: what a row of that hash holds never changes
+
+
+def require_scorer(connection: sa.Connection, scorer: ScorerRef, stored: Sequence[str | None] | None) -> None:
+    """Check that a row is still this scorer, and of the scan's check. Raises LedgerReplaced.
+
+    stored: as `stored_scorer` finds it.
+    """
+    if stored is not None:
+        key, of_scorer, asked, adapter_sha256 = stored
+        found = (key, adapter_sha256, _check(connection, of_scorer), _check(connection, asked))
+        if found == (scorer.key, scorer.adapter_sha256, scorer.check.unexplained(), scorer.check):
+            return
+    raise LedgerReplaced(f"scorer {scorer.id} is no longer the one that this worker uses (was the database restored?)")
+
+
+def _check(connection: sa.Connection, hash_of_row: str | None) -> Check:
+    assert hash_of_row is not None
+    if hash_of_row not in _checks:
+        body = connection.execute(sa.select(CheckRow.body).where(CheckRow.hash == hash_of_row).limit(1)).scalar_one()
+        _checks[hash_of_row] = Check.model_validate(body)
+    return _checks[hash_of_row]
 
 
 def record_shift(connection: sa.Connection, scorer: int, shift: Shift) -> None:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
-from sqlalchemy.dialects import postgresql, sqlite
 
-from scanfleet.db.engine import now
-from scanfleet.db.results.answers import COLUMNS, NewVerdict
+from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.doubts import doubt_if_lost
 from scanfleet.db.results.rescan_writes import renew
-from scanfleet.db.results.scorers import ScorerRef, require_scorer
+from scanfleet.db.results.scorers import ScorerRef, require_scorer, stored_scorer
+from scanfleet.db.results.verdict_rows import write_rows
 from scanfleet.db.scans import batches, failures
 from scanfleet.db.scans.batches import Claim
 from scanfleet.db.scans.scans import finish_if_complete
 from scanfleet.db.scans.source_breaker import count_source_error, release_scan
-from scanfleet.db.tables import Batch, Image, Verdict
+from scanfleet.db.tables import Batch, Verdict
 from scanfleet.errors import ImageError
 from scanfleet.stats.unlike import FAR
 
@@ -46,14 +44,18 @@ def write(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
 
     Raises LeaseLost or LedgerReplaced, as all of these, and then nothing may be committed.
     """
-    batches.settle(connection, held, values=_batch_values(outcome), waiting_for=outcome.waiting_for)
-    _write_images(connection, held, outcome)
+    wanted = _wanted(connection, outcome)
+    values = _batch_values(outcome)
+    seen = batches.settle(connection, held, values=values, waiting_for=outcome.waiting_for, returning=wanted)
+    _write_images(connection, held, outcome, seen)
     far, compared = _n_unlike(outcome)
     if outcome.scorer is not None and outcome.scorer.check.unlike == "review":
         doubt_if_lost(connection, held.scan_id, outcome.scorer_id, n_far=far, n_compared=compared)
     if outcome.waiting_for is None:
-        batches.reopen_if_pending(connection, held)
-        finish_if_complete(connection, held.scan_id)
+        if held.suspect:
+            batches.reopen_if_pending(connection, held)
+        if seen.last:
+            finish_if_complete(connection, held.scan_id)
 
 
 def write_part(connection: sa.Connection, held: Claim, outcome: Outcome, *, in_hand: int) -> None:
@@ -65,25 +67,36 @@ def write_part(connection: sa.Connection, held: Claim, outcome: Outcome, *, in_h
     if batches.in_hand_of(connection, held) == in_hand:
         batches.take_in_hand(connection, held, in_hand)
         return
-    batches.go_on(connection, held, values=_batch_values(outcome), in_hand=in_hand)
-    _write_images(connection, held, outcome)
+    wanted = _wanted(connection, outcome)
+    seen = batches.go_on(connection, held, values=_batch_values(outcome), in_hand=in_hand, returning=wanted)
+    _write_images(connection, held, outcome, seen)
 
 
 def hand_back(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
     """Write what is known of the batch and return the rest of it, ready at once. Raises LeaseLost."""
-    batches.give_back(connection, held, values=_batch_values(outcome))
-    _write_images(connection, held, outcome)
+    wanted = _wanted(connection, outcome)
+    _write_images(
+        connection, held, outcome, batches.give_back(connection, held, values=_batch_values(outcome), returning=wanted)
+    )
 
 
-def _write_images(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
+def _wanted(connection: sa.Connection, outcome: Outcome) -> list[sa.Label[Any]]:
+    return [] if outcome.scorer is None else [stored_scorer(connection.dialect.name)]
+
+
+def _write_images(connection: sa.Connection, held: Claim, outcome: Outcome, seen: sa.Row[Any]) -> None:
+    """seen: of the batch's scan, and of its scorer if the outcome names one."""
     if outcome.scorer is not None:
-        require_scorer(connection, outcome.scorer, scan_id=held.scan_id)
+        require_scorer(connection, outcome.scorer, seen.scorer)
     _write_verdicts(connection, held, outcome)
-    batches.pin(connection, outcome.versions, outcome.sizes)
-    failures.record(connection, scan_id=held.scan_id, failures=outcome.failures)
+    unanswered = outcome.versions.keys() - {verdict.image_id for verdict in outcome.verdicts}
+    batches.pin(connection, {image_id: outcome.versions[image_id] for image_id in sorted(unanswered)}, outcome.sizes)
+    if outcome.failures:
+        batches.require_images(connection, held)
+        failures.record(connection, scan_id=held.scan_id, failures=outcome.failures)
     if outcome.store_away and outcome.waiting_for is not None:
         count_source_error(connection, held.scan_id, waiting_for=outcome.waiting_for)
-    elif outcome.n_fetched:
+    elif outcome.n_fetched and seen.trouble:
         release_scan(connection, held.scan_id)
 
 
@@ -115,65 +128,24 @@ def _more(column: orm.InstrumentedAttribute[int | None], by: int) -> sa.ColumnEl
     return sa.func.coalesce(column, 0) + by
 
 
-# Built once: each costs more to make than to run for one image.
-_WRITTEN = sa.select(Verdict.image_id, Verdict.id).where(
-    Verdict.scorer_id == sa.bindparam("scorer"), Verdict.image_id.in_(sa.bindparam("images", expanding=True))
-)
-_ANSWER_IMAGE = (
-    sa.update(Image)
-    .where(Image.id == sa.bindparam("b_image"))
-    .values(
-        state="verdict",
-        verdict_id=sa.bindparam("b_verdict"),
-        content_sha256=sa.bindparam("b_sha"),
-        width=sa.bindparam("b_width"),
-        height=sa.bindparam("b_height"),
-    )
-)
-
-
 def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:
     if not outcome.verdicts:
         return
-    at = now(connection)
     there = _still_there(connection, outcome.verdicts)
-    rows = [
-        {name: getattr(verdict, name) for name in ("image_id", "identity", *COLUMNS)}
-        | {
-            "scan_id": held.scan_id,
-            "scorer_id": outcome.scorer_id,
-            "reused_from": verdict.reused_from if verdict.reused_from in there else None,
-            "box_problems": verdict.box_problems or None,
-            "crop": verdict.crop and verdict.crop.record(),
-            "frames": verdict.frames and verdict.frames.record(),
-            "notes": verdict.notes or None,
-            "explanation": verdict.explanation and verdict.explanation.record(),
-            "created_at": at,
-            "computed_at": verdict.computed_at,
-        }
-        for verdict in outcome.verdicts
-    ]
-    connection.execute(_upsert(connection.dialect.name, tuple(rows[0])), rows)
-    these = {"scorer": outcome.scorer_id, "images": [verdict.image_id for verdict in outcome.verdicts]}
-    verdict_ids: dict[int, int] = {row.image_id: row.id for row in connection.execute(_WRITTEN, these)}
+    verdict_ids = write_rows(
+        connection,
+        held,
+        outcome.scorer_id,
+        outcome.verdicts,
+        reused=there,
+        versions=outcome.versions,
+        sizes=outcome.sizes,
+    )
     orphans = [
         verdict_ids[verdict.image_id] for verdict in outcome.verdicts if verdict.reused_from not in (None, *there)
     ]
     if orphans:  # copies of a verdict that was deleted meanwhile name themselves
         connection.execute(sa.update(Verdict).where(Verdict.id.in_(orphans)).values(reused_from=Verdict.id))
-    connection.execute(
-        _ANSWER_IMAGE,
-        [
-            {
-                "b_image": verdict.image_id,
-                "b_verdict": verdict_ids[verdict.image_id],
-                "b_sha": verdict.content_sha256,
-                "b_width": verdict.width,
-                "b_height": verdict.height,
-            }
-            for verdict in outcome.verdicts
-        ],
-    )
     renew(connection, held.images, verdict_ids)
 
 
@@ -184,12 +156,3 @@ def _still_there(connection: sa.Connection, verdicts: Sequence[NewVerdict]) -> s
         return set()
     query = sa.select(Verdict.id).where(Verdict.id.in_(copied)).order_by(Verdict.id)
     return set(connection.execute(query.with_for_update(read=True, key_share=True)).scalars())
-
-
-@cache
-def _upsert(dialect_name: str, names: tuple[str, ...]) -> sa.Insert:
-    """Insert, or renew the verdict that this scorer gave this image before. names: of the columns of a row."""
-    dialect = postgresql if dialect_name == "postgresql" else sqlite
-    insert = dialect.insert(Verdict)
-    renewed = {name: insert.excluded[name] for name in names if name not in ("image_id", "scorer_id")}
-    return insert.on_conflict_do_update(index_elements=["image_id", "scorer_id"], set_=renewed)

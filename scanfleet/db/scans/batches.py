@@ -12,16 +12,18 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from scanfleet.db import leases
-from scanfleet.db.clock import backoff_over
-from scanfleet.db.engine import now
+from scanfleet.db.clock import Moment, backoff_over
+from scanfleet.db.engine import moment
 from scanfleet.db.scans.passes import read_elsewhere
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Failure, Image, Scan
 from scanfleet.errors import LeaseLost
 from scanfleet.messages import old_score_queue, score_queue
 
+Columns = Sequence[sa.ColumnElement[Any]]
 
-@dataclass(frozen=True, kw_only=True)
+
+@dataclass(frozen=True, slots=True)
 class ClaimedImage:
     id: int
     uri: str
@@ -71,7 +73,7 @@ def claim(
     A batch whose images another worker reads for a scan of the same pass is left to it.
     Of a scan whose store is unavailable, lease only a notified batch, as a probe, and one at a time.
     """
-    at = now(connection)
+    at = moment(connection)
     others = [sa.and_(_claimable(model, at), Batch.queue == queue, ~on_hold()) for queue in _queues(model)]
     # New batches before those that failed before: a few that always fail and have low ids would come first forever.
     preferences = [] if only else [*(sa.and_(other, Batch.attempts == 0) for other in others), *others]
@@ -85,7 +87,7 @@ def claim(
         at=at,
         worker=worker,
         lease_seconds=lease_seconds,
-        returning=(Batch.id, Batch.scan_id, Batch.lease_token, Batch.attempts, Batch.suspect, Batch.seconds),
+        returning=_LEASED,
     )
     return None if row is None else _load(connection, row, worker=worker, lease_seconds=lease_seconds)
 
@@ -95,7 +97,7 @@ def _queues(model: str) -> list[str]:
     return list(dict.fromkeys((old_score_queue(model), score_queue(model))))
 
 
-def _claimable(model: str, at: datetime) -> sa.ColumnElement[bool]:
+def _claimable(model: str, at: Moment) -> sa.ColumnElement[bool]:
     """Whether a batch is ready and of this very model: queues of old releases hold batches of several."""
     scan_ready = (Scan.state == "running", backoff_over(Scan.not_before, at), Scan.model == model)
     return sa.and_(leases.claimable(Batch, at), *scan_ready, ~read_elsewhere())
@@ -107,8 +109,23 @@ def _probed() -> sa.ColumnElement[bool]:
 
 
 _CLAIMED = (
-    Image.id, Image.uri, Image.root, Image.etag, Image.seen_etag, Image.identity, Image.crashes, Image.rescan_of,
-)  # fmt: skip
+    Image.id, Image.uri, Image.root, Image.etag, Image.identity, Image.seen_etag, Image.crashes, Image.rescan_of,
+)  # fmt: skip  # as the fields of ClaimedImage
+_PENDING = (
+    sa.select(*_CLAIMED)
+    .where(Image.batch_id == sa.bindparam("batch"), Image.state == "pending")
+    .order_by(Image.crashes, Image.id)
+)
+
+
+def _of_scan(column: orm.InstrumentedAttribute[Any]) -> sa.Label[Any]:
+    return sa.select(column).where(Scan.id == Batch.scan_id).correlate(Batch).scalar_subquery().label(column.key)
+
+
+_LEASED = (
+    *(Batch.id, Batch.scan_id, Batch.lease_token, Batch.attempts, Batch.suspect, Batch.seconds),
+    *map(_of_scan, (Scan.check_id, Scan.created_at, Scan.roots, Scan.pass_id)),
+)
 
 
 def delivered_lately(connection: sa.Connection, scan_id: str, *, limit: int = 200) -> list[ClaimedImage]:
@@ -117,10 +134,10 @@ def delivered_lately(connection: sa.Connection, scan_id: str, *, limit: int = 20
     failed = sa.select(*_CLAIMED).join(Failure, Failure.image_id == Image.id)
     failed = failed.where(Failure.scan_id == scan_id, sa.or_(Failure.stage != "fetch", Failure.reason == "too_large"))
     queries = [query.order_by(Image.id.desc()).limit(limit) for query in (judged, failed)]
-    return [ClaimedImage(**image._mapping) for query in queries for image in connection.execute(query)]
+    return [ClaimedImage(*image) for query in queries for image in connection.execute(query)]
 
 
-def pin(connection: sa.Connection, versions: Mapping[int, str], sizes: Mapping[int, int]) -> None:
+def pin(connection: sa.Connection, versions: Mapping[int, str], sizes: Mapping[int, int | None]) -> None:
     """Record the versions that were read of images that were listed without one, by id, and their bytes."""
     if versions:
         seen = sa.update(Image).where(Image.id == sa.bindparam("b_image"), Image.seen_etag.is_(None))
@@ -132,31 +149,29 @@ def pin(connection: sa.Connection, versions: Mapping[int, str], sizes: Mapping[i
 
 
 def _load(connection: sa.Connection, row: sa.Row[Any], *, worker: str, lease_seconds: float) -> Claim:
-    pending = sa.select(*_CLAIMED).where(Image.batch_id == row.id, Image.state == "pending")
-    found = connection.execute(pending.order_by(Image.crashes, Image.id))
-    columns = (Scan.check_id, Scan.created_at, Scan.roots, Scan.pass_id)
-    scan = connection.execute(sa.select(*columns).where(Scan.id == row.scan_id)).one()
+    # A statement of its own: that of the lease may not see what was written before the batch was free.
+    found = connection.execute(_PENDING, {"batch": row.id})
     return Claim(
         batch_id=row.id,
         scan_id=row.scan_id,
-        check_id=scan.check_id,
+        check_id=row.check_id,
         worker=worker,
         token=row.lease_token,
         attempts=row.attempts,
-        images=tuple(ClaimedImage(**image._mapping) for image in found),
+        images=tuple(ClaimedImage(*image) for image in found),
         lease_seconds=lease_seconds,
-        scan_created_at=scan.created_at,
-        roots=scan.roots or {},
+        scan_created_at=row.created_at,
+        roots=row.roots or {},
         seconds=row.seconds,
         suspect=row.suspect,
-        pass_id=scan.pass_id,
+        pass_id=row.pass_id,
     )
 
 
 def has_ready(connection: sa.Connection, model: str) -> bool:
     """Return True if `claim` would find a batch of this model now, without a notification."""
     ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id)
-    ready = ready.where(_claimable(model, now(connection)), Batch.queue.in_(_queues(model)), ~on_hold())
+    ready = ready.where(_claimable(model, moment(connection)), Batch.queue.in_(_queues(model)), ~on_hold())
     return connection.execute(ready.limit(1)).first() is not None
 
 
@@ -187,19 +202,31 @@ def _lease_state(held: Claim, row: sa.Row[Any] | None) -> LeaseState:
 def extend(connection: sa.Connection, held: Claim, *, lease_seconds: float) -> None:
     """Extend a lease, as a heartbeat. Raises LeaseLost."""
     _touch(connection, held, lease_until=leases.end_of_lease(connection, lease_seconds))
+    require_images(connection, held)
 
 
-def settle(connection: sa.Connection, held: Claim, *, values: dict[str, Any], waiting_for: str | None) -> None:
+_others = orm.aliased(Batch)
+_OPEN = (_others.scan_id == Batch.scan_id, _others.id != Batch.id, _others.state.in_(("ready", "leased")))
+_LAST = (~sa.exists().where(*_OPEN).correlate(Batch)).label("last")
+_TROUBLE = _of_scan(Scan.trouble)
+
+
+def settle(
+    connection: sa.Connection, held: Claim, *, values: dict[str, Any], waiting_for: str | None, returning: Columns = ()
+) -> sa.Row[Any]:
     """End this attempt: the batch is done, or, after a transient error, ready again after a back-off.
 
     `values`: further columns (counts, scorer, seconds). Must be the first statement of the writing transaction: it
     raises LeaseLost unless the lease is the current one.
+
+    Returns, as `go_on` and `give_back`: `last`, whether no other batch of the scan is open as far as this transaction
+    sees, `trouble` of the scan (scanfleet.db.scans.source_breaker), and what the caller wants.
     """
     if waiting_for is None:
-        values = values | leases.FREE | {"state": "done", "finished_at": now(connection), "waiting_for": None}
+        values = values | leases.FREE | {"state": "done", "finished_at": moment(connection), "waiting_for": None}
     else:
         values = values | leases.after_backoff(connection, n=held.attempts, waiting_for=waiting_for)
-    _touch(connection, held, in_hand=None, worker=held.worker, **values)
+    return _touch(connection, held, in_hand=None, worker=held.worker, returning=returning, **values)
 
 
 def in_hand_of(connection: sa.Connection, held: Claim) -> int | None:
@@ -212,27 +239,35 @@ def take_in_hand(connection: sa.Connection, held: Claim, image_id: int) -> None:
     go_on(connection, held, values={}, in_hand=image_id)
 
 
-def go_on(connection: sa.Connection, held: Claim, *, values: dict[str, Any], in_hand: int) -> None:
+def go_on(
+    connection: sa.Connection, held: Claim, *, values: dict[str, Any], in_hand: int, returning: Columns = ()
+) -> sa.Row[Any]:
     """Keep the lease after a part of the batch was written, and record the next image. Raises LeaseLost.
 
     The lease begins anew: if it had expired unnoticed, the wrong image would be blamed.
     """
     until = leases.end_of_lease(connection, held.lease_seconds)
-    _touch(connection, held, in_hand=in_hand, lease_until=until, **values)
+    seen = _touch(connection, held, in_hand=in_hand, lease_until=until, returning=returning, **values)
+    require_images(connection, held)
+    return seen
 
 
-def give_back(connection: sa.Connection, held: Claim, *, values: dict[str, Any]) -> None:
+def give_back(
+    connection: sa.Connection, held: Claim, *, values: dict[str, Any], returning: Columns = ()
+) -> sa.Row[Any]:
     """Make a batch ready at once, with its pending images. The attempt does not count. Raises LeaseLost."""
-    _touch(connection, held, attempts=Batch.attempts - 1, in_hand=None, **leases.READY, **values)
+    ready = leases.READY | {"attempts": Batch.attempts - 1, "in_hand": None}
+    return _touch(connection, held, returning=returning, **ready, **values)
 
 
-def _touch(connection: sa.Connection, held: Claim, **values: Any) -> None:
-    same = Batch.scan_id == held.scan_id
-    leases.touch(connection, Batch, held.batch_id, same, token=held.token, owner=held.worker, **values)
-    _require_images(connection, held)
+def _touch(connection: sa.Connection, held: Claim, *, returning: Columns = (), **values: Any) -> sa.Row[Any]:
+    same, of_scan = Batch.scan_id == held.scan_id, (_LAST, _TROUBLE, *returning)
+    return leases.touch(
+        connection, Batch, held.batch_id, same, token=held.token, owner=held.worker, returning=of_scan, **values
+    )
 
 
-def _require_images(connection: sa.Connection, held: Claim) -> None:
+def require_images(connection: sa.Connection, held: Claim) -> None:
     """Raise LeaseLost if ids of the claim are of other images: a restored database gives those of lost ones away."""
     query = sa.select(Image.id, Image.identity, Image.rescan_of).where(Image.batch_id == held.batch_id)
     found = {row.id: (row.identity, row.rescan_of) for row in connection.execute(query)}

@@ -49,7 +49,11 @@ _ANSWER = columns(
     ("boxes", "v.boxes", "JSON list of x0, y0, x1, y1 (pixels), label and score; null: not asked for"),
 )
 _IMAGE = columns(
-    ("content_sha256", "i.content_sha256", "SHA-256 of the bytes; null before they were read"),
+    (
+        "content_sha256",
+        "coalesce(v.content_sha256, i.content_sha256)",
+        "SHA-256 of the bytes; null before they were read",
+    ),
     ("size", "i.size", "bytes"),
     ("width", "i.width", "pixels, upright"),
     ("height", "i.height", "pixels, upright"),
@@ -57,7 +61,7 @@ _IMAGE = columns(
     ("scan_created_at", "s.created_at", "when the scan was started"),
     (
         "changed_at",
-        "i.changed_at",
+        "CASE WHEN v.created_at > i.changed_at OR i.changed_at IS NULL THEN v.created_at ELSE i.changed_at END",
         "when state or answer changed last; null: not since it was enqueued. The cursor of an incremental sync",
     ),
 )

@@ -223,19 +223,28 @@ def test_the_trigger_times_every_change_and_no_other(held: Archive) -> None:
     changed = "SELECT changed_at FROM v_results ORDER BY image_id"
     first = rows(held, changed)
     assert all(row["changed_at"] for row in first)
+    times = rows(held, "SELECT written_at, changed_at FROM v_results WHERE state = 'verdict'")
+    assert all(row["written_at"] == row["changed_at"] for row in times)  # a first answer has its own time
     with transaction(held.engine) as connection:
         connection.execute(sa.text("UPDATE images SET crashes = 1, seen_etag = 'x'"))
     assert rows(held, changed) == first
     with transaction(held.engine) as connection:
         connection.execute(sa.update(Image).values(changed_at=None))
+        connection.execute(sa.text("UPDATE images SET state = 'verdict' WHERE state = 'pending'"))
+        assert connection.execute(sa.select(Image.changed_at).where(Image.changed_at.is_not(None))).all() == []
         connection.execute(sa.text("UPDATE images SET state = 'cancelled' WHERE state = 'failed'"))
         new_images.add_images(
             connection, scan_id=scan, queue="q", images=[new_images.NewImage(uri=uri(7))], batch_images=1
         )
-    assert [row["changed_at"] is not None for row in rows(held, changed)] == [False, True, False]
-    (newest,) = rows(held, f"SELECT changed_at FROM v_results WHERE uri = '{uri(1)}'")
+    assert [row["changed_at"] is not None for row in rows(held, changed)] == [True, True, False]
+    later = rows(held, "SELECT written_at, changed_at FROM v_results ORDER BY image_id")
+    assert later[0]["changed_at"] == later[0]["written_at"] < later[1]["changed_at"]
+    with transaction(held.engine) as connection:
+        connection.execute(sa.text(f"UPDATE images SET verdict_id = verdict_id WHERE uri = '{uri(0)}'"))
+    assert rows(held, changed)[0]["changed_at"] > later[1]["changed_at"]
+    (newest,) = rows(held, f"SELECT changed_at FROM v_results WHERE uri = '{uri(0)}'")
     again = "SELECT uri FROM v_results WHERE changed_at >= :since"
-    assert [row["uri"] for row in rows(held, again, since=newest["changed_at"])] == [uri(1)]
+    assert [row["uri"] for row in rows(held, again, since=newest["changed_at"])] == [uri(0)]
 
 
 def test_the_pointers_are_checked(held: Archive) -> None:
