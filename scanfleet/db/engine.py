@@ -16,7 +16,6 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from scanfleet.config.settings import Settings
-from scanfleet.db.clock import Moment
 from scanfleet.db.errors import named_errors
 from scanfleet.errors import BadSettings
 
@@ -152,11 +151,4 @@ def now(connection: sa.Connection) -> datetime:
     """Return the time of the database: the clocks of workers may differ."""
     if connection.dialect.name == "postgresql":
         return connection.execute(sa.select(sa.func.clock_timestamp())).scalar_one()
-    return datetime.now(UTC)
-
-
-def moment(connection: sa.Connection) -> Moment:
-    """Return the time of the database for use inside a statement: when that begins, without asking for it before."""
-    if connection.dialect.name == "postgresql":
-        return sa.func.statement_timestamp(type_=sa.DateTime(timezone=True))
     return datetime.now(UTC)

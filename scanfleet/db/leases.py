@@ -3,19 +3,22 @@
 The lease token grows with every claim. A write must name the current token, so a worker that was away for longer than
 its lease changes nothing. A database that was restored repeats tokens and ids, so a write names the owner, and what
 tells this row from another of the same id, as well.
+
+Statements are built once and run with parameters: to build one takes a worker longer than to run it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
-from datetime import timedelta
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 
 from scanfleet.db.base import Leased
-from scanfleet.db.clock import Moment, backoff_over, happened_since, lease_expired
-from scanfleet.db.engine import moment
+from scanfleet.db.clock import Moment, backoff_over, happened_since, lease_expired, moment
 from scanfleet.db.locks import hold
 from scanfleet.errors import LeaseLost
 from scanfleet.retry import backoff_seconds, jittered
@@ -24,75 +27,140 @@ FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None}
 READY: dict[str, Any] = FREE | {"state": "ready", "notified_at": None}
 
 
+@dataclass(frozen=True)
+class Plus:
+    """The new value of a column: the number that it holds, and some more. Nothing counts as 0."""
+
+    n: int
+
+
+@dataclass(frozen=True)
+class Later:
+    """The new value of a column: the database's time in so many seconds."""
+
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """A statement that changes at most one row, and returns columns of it as it is then, and of what is correlated."""
+
+    statement: sa.Executable
+    answer: sa.Select[Any] | None  # by the `row_id` that the statement returns; None: it returns the columns itself
+
+    @classmethod
+    def make(cls, dialect_name: str, table: type[Leased], update: sa.Update, returning: Sequence[Any]) -> Change:
+        if dialect_name == "postgresql":
+            return cls(statement=update.returning(*returning), answer=None)
+        # SQLAlchemy names columns without their tables in a RETURNING of SQLite, which another table's then hide.
+        answer = sa.select(*returning).where(table.id == sa.bindparam("row_id"))
+        return cls(statement=update.returning(table.id), answer=answer)
+
+    def run(self, connection: sa.Connection, parameters: Mapping[str, Any]) -> sa.Row[Any] | None:
+        row = connection.execute(self.statement, parameters).one_or_none()
+        if row is None or self.answer is None:
+            return row
+        return connection.execute(self.answer, {"row_id": row[0]}).one()
+
+
 def claimable(table: type[Leased], at: Moment) -> sa.ColumnElement[bool]:
     """Whether a row is ready and its back-off is over."""
     return sa.and_(table.state == "ready", backoff_over(table.not_before, at))
 
 
-def claim(
-    connection: sa.Connection,
+def claiming(
+    dialect_name: str,
     table: type[Leased],
-    choices: Iterable[sa.Select[Any]],
+    choice: sa.Select[Any],
     *,
-    at: Moment,
-    worker: str,
     lease_seconds: float,
     returning: Sequence[Any],
     **values: Any,
-) -> sa.Row[Any] | None:
-    """Lease the row with the lowest id that the first of these queries of ids finds; None when none finds any."""
-    for choice in choices:
-        pick = choice.order_by(table.id).limit(1).with_for_update(skip_locked=True, key_share=True, of=table)
-        update = sa.update(table).where(table.id == pick.scalar_subquery(), table.state == "ready")
-        lease = {"lease_owner": worker, "lease_until": at + timedelta(seconds=lease_seconds)}
-        counts = {"lease_token": table.lease_token + 1, "attempts": table.attempts + 1}
-        leased = update.values(state="leased", **lease, **counts, **values)
-        if (row := _change(connection, table, leased, returning)) is not None:
-            return row
-    return None
+) -> Change:
+    """Return the change that leases the row with the lowest id that this query of ids finds, to `b_worker`."""
+    pick = choice.order_by(table.id).limit(1).with_for_update(skip_locked=True, key_share=True, of=table)
+    update = sa.update(table).where(table.id == pick.scalar_subquery(), table.state == "ready")
+    until = moment(dialect_name, after=timedelta(seconds=lease_seconds))
+    lease = {"lease_owner": sa.bindparam("b_worker"), "lease_until": until}
+    counts = {"lease_token": table.lease_token + 1, "attempts": table.attempts + 1}
+    return Change.make(dialect_name, table, update.values(state="leased", **lease, **counts, **values), returning)
 
 
-def _change(
-    connection: sa.Connection, table: type[Leased], change: sa.Update, returning: Sequence[Any]
-) -> sa.Row[Any] | None:
-    """Change at most one row, and return these columns of it as it is now, and of what is correlated with it."""
-    if connection.dialect.name == "postgresql":
-        return connection.execute(change.returning(*returning)).one_or_none()
-    # SQLAlchemy names columns without their tables in a RETURNING of SQLite, which another table's then hide.
-    changed = connection.execute(change.returning(table.id)).scalar_one_or_none()
-    return None if changed is None else connection.execute(sa.select(*returning).where(table.id == changed)).one()
+def claim(connection: sa.Connection, changes: Iterable[Change], **parameters: Any) -> sa.Row[Any] | None:
+    """Make the first of these changes that finds a row; None when none does. parameters: without their `b_`."""
+    bound = {f"b_{name}": value for name, value in parameters.items()}
+    return next((row for change in changes if (row := change.run(connection, bound)) is not None), None)
 
 
 def touch(
     connection: sa.Connection,
     table: type[Leased],
     row_id: int,
-    *same: sa.ColumnElement[bool],
+    *,
     token: int,
     owner: str | None,
-    returning: Sequence[Any] = (),
+    same: Mapping[str, Any],
+    returning: Sequence[sa.ColumnElement[Any]] = (),
     **values: Any,
 ) -> sa.Row[Any]:
     """Change a row that is held. Raises LeaseLost unless token and owner are the current ones and it is the `same`.
 
-    returning: columns of the row as it is now, and what is correlated with it.
+    values: of columns, a Plus, or a Later. returning: columns of the row as it is then, and what is correlated with it.
     """
-    held = (table.id == row_id, table.lease_token == token, table.lease_owner == owner, table.state == "leased", *same)
-    row = _change(connection, table, sa.update(table).where(*held).values(values), (table.id, *returning))
-    if row is None:
+    kinds = tuple(
+        (name, value.__class__ if isinstance(value, Plus | Later) else object) for name, value in values.items()
+    )
+    of: Any = table  # mypy finds it not hashable
+    change = _touching(connection.dialect.name, of, tuple(same), kinds, tuple(returning))
+    held = {"row": row_id, "token": token, "owner": owner} | {f"same_{name}": value for name, value in same.items()}
+    given = {f"new_{name}": _parameter(value, connection.dialect.name) for name, value in values.items()}
+    if (row := change.run(connection, held | given)) is None:
         raise LeaseLost(f"{table.__name__.lower()} {row_id}: lease {token} is no longer the current one")
     return row
 
 
-def end_of_lease(connection: sa.Connection, lease_seconds: float) -> Moment:
-    """When a lease that begins now runs out."""
-    return moment(connection) + timedelta(seconds=lease_seconds)
+@cache
+def _touching(
+    dialect_name: str,
+    table: type[Leased],
+    same: tuple[str, ...],
+    kinds: tuple[tuple[str, type], ...],
+    returning: tuple[sa.ColumnElement[Any], ...],
+) -> Change:
+    columns = sa.inspect(table, raiseerr=True).columns
+    held = _held(table, [columns[name] == sa.bindparam(f"same_{name}") for name in same])
+    values = {name: _value(columns[name], kind, dialect_name) for name, kind in kinds}
+    return Change.make(dialect_name, table, sa.update(table).where(*held).values(values), (table.id, *returning))
 
 
-def after_backoff(connection: sa.Connection, *, n: int, waiting_for: str) -> dict[str, Any]:
+def _held(table: type[Leased], same: Iterable[sa.ColumnElement[bool]]) -> list[sa.ColumnElement[bool]]:
+    lease = (table.lease_token == sa.bindparam("token"), table.lease_owner == sa.bindparam("owner"))
+    return [table.id == sa.bindparam("row"), table.state == "leased", *lease, *same]
+
+
+def _value(column: sa.Column[Any], kind: type, dialect_name: str) -> Any:
+    given: sa.BindParameter[Any] = sa.bindparam(f"new_{column.name}", type_=column.type)
+    if kind is Plus:
+        return sa.func.coalesce(column, 0) + given
+    if kind is Later and dialect_name == "postgresql":
+        return moment(dialect_name, after=sa.bindparam(given.key, type_=sa.Interval()))
+    return given
+
+
+def _parameter(value: Any, dialect_name: str) -> Any:
+    match value:
+        case Plus():
+            return value.n
+        case Later() if dialect_name == "postgresql":
+            return timedelta(seconds=value.seconds)
+        case Later():
+            return datetime.now(UTC) + timedelta(seconds=value.seconds)
+    return value
+
+
+def after_backoff(*, n: int, waiting_for: str) -> dict[str, Any]:
     """The columns of a row that is ready again once the n-th back-off is over."""
-    not_before = moment(connection) + timedelta(seconds=jittered(backoff_seconds(n)))
-    return READY | {"not_before": not_before, "waiting_for": waiting_for}
+    return READY | {"not_before": Later(jittered(backoff_seconds(n))), "waiting_for": waiting_for}
 
 
 def expired(
@@ -102,7 +170,7 @@ def expired(
     which: sa.ColumnElement[bool] | None = None,
 ) -> Sequence[sa.Row[Any]]:
     """Rows whose lease ran out, or the leased ones among `which`, locked; rows locked by others are left out."""
-    over = lease_expired(table.lease_until, moment(connection)) if which is None else which
+    over = lease_expired(table.lease_until, moment(connection.dialect.name)) if which is None else which
     query = sa.select(*columns).where(table.state == "leased", over).order_by(table.id)
     return connection.execute(query.with_for_update(skip_locked=True, key_share=True)).all()
 

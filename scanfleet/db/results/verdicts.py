@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy import orm
 
+from scanfleet.db.leases import Plus
 from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.doubts import doubt_if_lost
 from scanfleet.db.results.rescan_writes import renew
@@ -18,7 +18,7 @@ from scanfleet.db.scans import batches, failures
 from scanfleet.db.scans.batches import Claim
 from scanfleet.db.scans.scans import finish_if_complete
 from scanfleet.db.scans.source_breaker import count_source_error, release_scan
-from scanfleet.db.tables import Batch, Verdict
+from scanfleet.db.tables import Verdict
 from scanfleet.errors import ImageError
 from scanfleet.stats.unlike import FAR
 
@@ -105,14 +105,14 @@ def _batch_values(outcome: Outcome) -> dict[str, Any]:
         return sum(verdict.decision == decision for verdict in outcome.verdicts)
 
     far, compared = _n_unlike(outcome)
-    counted = {"n_unlike": _more(Batch.n_unlike, far), "n_compared": _more(Batch.n_compared, compared)}
+    counted = {"n_unlike": Plus(far), "n_compared": Plus(compared)}
     progress = (counted if compared else {}) | ({"crashes": 0} if outcome.verdicts or outcome.failures else {})
     return progress | {
-        "n_verdicts": Batch.n_verdicts + len(outcome.verdicts),
-        "n_failures": Batch.n_failures + len(outcome.failures),
-        "n_reused": Batch.n_reused + sum(verdict.reused_from is not None for verdict in outcome.verdicts),
-        "n_flagged": Batch.n_flagged + count("flag"),
-        "n_review": Batch.n_review + count("review"),
+        "n_verdicts": Plus(len(outcome.verdicts)),
+        "n_failures": Plus(len(outcome.failures)),
+        "n_reused": Plus(sum(verdict.reused_from is not None for verdict in outcome.verdicts)),
+        "n_flagged": Plus(count("flag")),
+        "n_review": Plus(count("review")),
         "scorer_id": outcome.scorer_id,
         "seconds": dict(outcome.seconds),
     }
@@ -122,10 +122,6 @@ def _n_unlike(outcome: Outcome) -> tuple[int, int]:
     """Return how many verdicts are far from the calibration images, and how many were compared with them."""
     compared = [verdict.unlike for verdict in outcome.verdicts if verdict.unlike is not None]
     return sum(unlike >= FAR for unlike in compared), len(compared)
-
-
-def _more(column: orm.InstrumentedAttribute[int | None], by: int) -> sa.ColumnElement[int]:
-    return sa.func.coalesce(column, 0) + by
 
 
 def _write_verdicts(connection: sa.Connection, held: Claim, outcome: Outcome) -> None:

@@ -6,14 +6,15 @@ import enum
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 
 from scanfleet.db import leases
-from scanfleet.db.clock import Moment, backoff_over
-from scanfleet.db.engine import moment
+from scanfleet.db.clock import Moment, backoff_over, moment
+from scanfleet.db.leases import Later, Plus
 from scanfleet.db.scans.passes import read_elsewhere
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Failure, Image, Scan
@@ -73,23 +74,27 @@ def claim(
     A batch whose images another worker reads for a scan of the same pass is left to it.
     Of a scan whose store is unavailable, lease only a notified batch, as a probe, and one at a time.
     """
-    at = moment(connection)
+    changes = _claiming(connection.dialect.name, model, lease_seconds, named=notified is not None, only=only)
+    named = {} if notified is None else {"notified": notified}
+    row = leases.claim(connection, changes, worker=worker, **named)
+    return None if row is None else _load(connection, row, worker=worker, lease_seconds=lease_seconds)
+
+
+@cache
+def _claiming(
+    dialect_name: str, model: str, lease_seconds: float, *, named: bool, only: bool
+) -> tuple[leases.Change, ...]:
+    """The claims to try in turn. named: the first is that of the `notified` batch."""
+    at = moment(dialect_name)
     others = [sa.and_(_claimable(model, at), Batch.queue == queue, ~on_hold()) for queue in _queues(model)]
     # New batches before those that failed before: a few that always fail and have low ids would come first forever.
     preferences = [] if only else [*(sa.and_(other, Batch.attempts == 0) for other in others), *others]
-    if notified is not None:
-        this = sa.and_(_claimable(model, at), Batch.queue.in_(_queues(model)), Batch.id == notified)
+    if named:
+        this = sa.and_(_claimable(model, at), Batch.queue.in_(_queues(model)), Batch.id == sa.bindparam("b_notified"))
         preferences.insert(0, sa.and_(this, sa.or_(~on_hold(), ~_probed())))
-    row = leases.claim(
-        connection,
-        Batch,
-        [sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id).where(wanted) for wanted in preferences],
-        at=at,
-        worker=worker,
-        lease_seconds=lease_seconds,
-        returning=_LEASED,
-    )
-    return None if row is None else _load(connection, row, worker=worker, lease_seconds=lease_seconds)
+    ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id)
+    lease: dict[str, Any] = {"lease_seconds": lease_seconds, "returning": _LEASED}
+    return tuple(leases.claiming(dialect_name, Batch, ready.where(wanted), **lease) for wanted in preferences)
 
 
 def _queues(model: str) -> list[str]:
@@ -171,7 +176,7 @@ def _load(connection: sa.Connection, row: sa.Row[Any], *, worker: str, lease_sec
 def has_ready(connection: sa.Connection, model: str) -> bool:
     """Return True if `claim` would find a batch of this model now, without a notification."""
     ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id)
-    ready = ready.where(_claimable(model, moment(connection)), Batch.queue.in_(_queues(model)), ~on_hold())
+    ready = ready.where(_claimable(model, moment(connection.dialect.name)), Batch.queue.in_(_queues(model)), ~on_hold())
     return connection.execute(ready.limit(1)).first() is not None
 
 
@@ -201,7 +206,7 @@ def _lease_state(held: Claim, row: sa.Row[Any] | None) -> LeaseState:
 
 def extend(connection: sa.Connection, held: Claim, *, lease_seconds: float) -> None:
     """Extend a lease, as a heartbeat. Raises LeaseLost."""
-    _touch(connection, held, lease_until=leases.end_of_lease(connection, lease_seconds))
+    _touch(connection, held, lease_until=Later(lease_seconds))
     require_images(connection, held)
 
 
@@ -223,9 +228,9 @@ def settle(
     sees, `trouble` of the scan (scanfleet.db.scans.source_breaker), and what the caller wants.
     """
     if waiting_for is None:
-        values = values | leases.FREE | {"state": "done", "finished_at": moment(connection), "waiting_for": None}
+        values = values | leases.FREE | {"state": "done", "finished_at": Later(), "waiting_for": None}
     else:
-        values = values | leases.after_backoff(connection, n=held.attempts, waiting_for=waiting_for)
+        values = values | leases.after_backoff(n=held.attempts, waiting_for=waiting_for)
     return _touch(connection, held, in_hand=None, worker=held.worker, returning=returning, **values)
 
 
@@ -246,7 +251,7 @@ def go_on(
 
     The lease begins anew: if it had expired unnoticed, the wrong image would be blamed.
     """
-    until = leases.end_of_lease(connection, held.lease_seconds)
+    until = Later(held.lease_seconds)
     seen = _touch(connection, held, in_hand=in_hand, lease_until=until, returning=returning, **values)
     require_images(connection, held)
     return seen
@@ -256,15 +261,14 @@ def give_back(
     connection: sa.Connection, held: Claim, *, values: dict[str, Any], returning: Columns = ()
 ) -> sa.Row[Any]:
     """Make a batch ready at once, with its pending images. The attempt does not count. Raises LeaseLost."""
-    ready = leases.READY | {"attempts": Batch.attempts - 1, "in_hand": None}
+    ready = leases.READY | {"attempts": Plus(-1), "in_hand": None}
     return _touch(connection, held, returning=returning, **ready, **values)
 
 
 def _touch(connection: sa.Connection, held: Claim, *, returning: Columns = (), **values: Any) -> sa.Row[Any]:
-    same, of_scan = Batch.scan_id == held.scan_id, (_LAST, _TROUBLE, *returning)
-    return leases.touch(
-        connection, Batch, held.batch_id, same, token=held.token, owner=held.worker, returning=of_scan, **values
-    )
+    lease: dict[str, Any] = {"token": held.token, "owner": held.worker, "same": {"scan_id": held.scan_id}}
+    wanted = (_LAST, _TROUBLE, *returning)
+    return leases.touch(connection, Batch, held.batch_id, returning=wanted, **lease, **values)
 
 
 def require_images(connection: sa.Connection, held: Claim) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from scanfleet.db import leases
+from scanfleet.db.clock import Moment, moment
 from scanfleet.db.engine import now
 from scanfleet.db.tables import Training
 from scanfleet.errors import RequestError, UnknownName
@@ -145,29 +146,26 @@ def claim(
     connection: sa.Connection, *, worker: str, base_model: str, lease_seconds: float, notified: int | None = None
 ) -> TrainingInfo | None:
     """Lease the notified training, or any other ready one of the base model; None when there is none."""
-    at = now(connection)
+    dialect_name = connection.dialect.name
+    at = moment(dialect_name)
     ready = sa.select(Training.id).where(_claimable(base_model, at))
-    row = leases.claim(
-        connection,
-        Training,
-        [ready] if notified is None else [ready.where(Training.id == notified), ready],
-        at=at,
-        worker=worker,
-        lease_seconds=lease_seconds,
-        returning=COLUMNS,
-        started_at=sa.func.coalesce(Training.started_at, at),
-        waiting_for=None,
-    )
+    started = {"started_at": sa.func.coalesce(Training.started_at, at), "waiting_for": None}
+    choices = [ready] if notified is None else [ready.where(Training.id == notified), ready]
+    changes = [
+        leases.claiming(dialect_name, Training, choice, lease_seconds=lease_seconds, returning=COLUMNS, **started)
+        for choice in choices
+    ]
+    row = leases.claim(connection, changes, worker=worker)
     return None if row is None else TrainingInfo(**row._mapping)
 
 
 def has_ready(connection: sa.Connection, base_model: str) -> bool:
     """Return True if `claim` would find one now."""
-    query = sa.select(Training.id).where(_claimable(base_model, now(connection)))
+    query = sa.select(Training.id).where(_claimable(base_model, moment(connection.dialect.name)))
     return connection.execute(query.limit(1)).first() is not None
 
 
-def _claimable(base_model: str, at: datetime) -> sa.ColumnElement[bool]:
+def _claimable(base_model: str, at: Moment) -> sa.ColumnElement[bool]:
     return sa.and_(Training.base_model == base_model, leases.claimable(Training, at))
 
 
@@ -180,7 +178,7 @@ def beat(
     progress: dict[str, Any] | None,
 ) -> None:
     """Extend the lease and record the progress. Raises LeaseLost, also once the training was cancelled."""
-    _touch(connection, held, lease_until=leases.end_of_lease(connection, lease_seconds), stage=stage, progress=progress)
+    _touch(connection, held, lease_until=leases.Later(lease_seconds), stage=stage, progress=progress)
 
 
 def settle(
@@ -202,7 +200,7 @@ def settle(
         held,
         **leases.FREE,
         state="done" if error is None else "failed",
-        finished_at=now(connection),
+        finished_at=leases.Later(),
         waiting_for=None,
         report=report,
         verdict=verdict,
@@ -219,7 +217,7 @@ def require_held(connection: sa.Connection, held: TrainingInfo) -> None:
 
 def give_back(connection: sa.Connection, held: TrainingInfo) -> None:
     """Make it ready at once, because the worker ends. The attempt does not count. Raises LeaseLost."""
-    _touch(connection, held, **leases.READY, attempts=Training.attempts - 1)
+    _touch(connection, held, **leases.READY, attempts=leases.Plus(-1))
 
 
 def wait(connection: sa.Connection, held: TrainingInfo, *, waiting_for: str, progress: dict[str, Any]) -> None:
@@ -244,7 +242,7 @@ def _retry(
     connection: sa.Connection, held: TrainingInfo, waiting_for: str, progress: dict[str, Any], *, count: str
 ) -> None:
     n = progress.get(count, 0) + 1
-    waiting = leases.after_backoff(connection, n=n, waiting_for=waiting_for)
+    waiting = leases.after_backoff(n=n, waiting_for=waiting_for)
     _touch(connection, held, **waiting, progress=progress | {count: n})
 
 
@@ -277,5 +275,5 @@ def under_way(connection: sa.Connection) -> dict[str, TrainingInfo]:
 
 
 def _touch(connection: sa.Connection, held: TrainingInfo, **values: Any) -> None:
-    same = Training.created_at == held.created_at
-    leases.touch(connection, Training, held.id, same, token=held.lease_token, owner=held.lease_owner, **values)
+    same = {"created_at": held.created_at}
+    leases.touch(connection, Training, held.id, token=held.lease_token, owner=held.lease_owner, same=same, **values)

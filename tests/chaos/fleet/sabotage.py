@@ -24,17 +24,21 @@ def without_reconciler() -> None:
 
 def without_token() -> None:
     """A worker that once held a batch may write to it, and is told that it still holds it."""
+    from scanfleet.db import leases
     from scanfleet.db.scans import batches
     from scanfleet.db.scans.batches import LeaseState
-    from scanfleet.db.tables import Batch
 
-    def touch(connection: sa.Connection, held: Any, **values: Any) -> None:
-        connection.execute(sa.update(Batch).where(Batch.id == held.batch_id).values(values))
+    holding = leases._held
+
+    def held(table: Any, same: Any) -> list[sa.ColumnElement[bool]]:
+        row, *rest = holding(table, same)
+        return [row, sa.or_(row, *rest)]
 
     def lease_states(_: sa.Connection, claims: Sequence[Any]) -> dict[int, LeaseState]:
         return {held.batch_id: LeaseState.HELD for held in claims}
 
-    vars(batches).update(_touch=touch, lease_states=lease_states)
+    vars(leases)["_held"] = held
+    vars(batches)["lease_states"] = lease_states
 
 
 def without_guard() -> None:
