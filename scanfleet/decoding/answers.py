@@ -146,7 +146,7 @@ class Pipes:
             raise Nonsense(f"{header.length} bytes at {header.at} of {room}")
 
     def _frame(self, header: _Header, wanted: Wanted) -> Decoded | Fitted:
-        told = {
+        told: dict[str, Any] = {
             "width": header.width,
             "height": header.height,
             "format": header.format,
@@ -215,7 +215,7 @@ class _Body:
 
     def frame(self) -> _Header:
         *numbers, name, at, length = self._unpack(FRAME)
-        header = _Header(*numbers, name.rstrip(b"\0").decode("ascii", "replace"), at, length, ())
+        header = _Header._make((*numbers, name.rstrip(b"\0").decode("ascii", "replace"), at, length, ()))
         if header.n_notes > MAX_NOTES:
             raise Nonsense(f"{header.n_notes} notes")
         return header._replace(notes=tuple(self._text(MAX_NOTE_CHARS) for _ in range(header.n_notes)))
