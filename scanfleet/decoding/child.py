@@ -23,25 +23,10 @@ from typing import BinaryIO, NamedTuple
 from PIL import Image
 
 from scanfleet.child_process import end_with_parent
-from scanfleet.decoding import region
-from scanfleet.decoding.protocol import (
-    COUNT,
-    FRAME,
-    LENGTH,
-    MAX_DETAIL_CHARS,
-    NONE,
-    READY,
-    TURN,
-    Wanted,
-    cpu_seconds,
-    pack_seconds,
-    pack_text,
-    strips,
-    unpack_turn,
-)
+from scanfleet.decoding.protocol import COUNT, LENGTH, NONE, READY, TURN, Wanted, cpu_seconds, unpack_turn
+from scanfleet.decoding.sending import Shared, fitted, frame, refusal, say, send
 from scanfleet.errors import ImageError
 from scanfleet.images import Decoded
-from scanfleet.images.fit import Fit
 from scanfleet.images.optional.extras import LIBRARY_BYTES
 
 MAX_STDERR_BYTES = 1 << 16
@@ -88,7 +73,7 @@ def main(arguments: list[str]) -> None:
     decoders = _load(limits)
     warnings.simplefilter("ignore")  # about damaged files: the outcome says it
     _limit(limits.memory_bytes)
-    _say(sink, READY)
+    say(sink, READY)
     while (turn := _next(source)) is not None:
         _answer(sink, pixels, turn, decoders, limits.cpu_seconds)
         del turn
@@ -179,9 +164,9 @@ def _answer(sink: BinaryIO, pixels: Shared, turn: _Turn, decoders: _Decoders, li
         with _cpu_limit(seconds):
             if not _add_answer(answers, too_large, pixels, decoders, data, turn.wanted):
                 break
-    _say(sink, bytes(answers))
+    say(sink, bytes(answers))
     for image in too_large:
-        _send(sink, image)
+        send(sink, image)
 
 
 def _add_answer(
@@ -194,80 +179,20 @@ def _add_answer(
 ) -> bool:
     """Return False if it must be the last one of its turn."""
     try:
-        frames = [_fitted(decoded, wanted.fit) for decoded in decoders.decode(data, wanted)]
+        frames = [fitted(decoded, wanted.fit) for decoded in decoders.decode(data, wanted)]
     except ImageError as error:
-        answers += _refusal(error.reason, error.detail)
+        answers += refusal(error.reason, error.detail)
         return True
     except MemoryError:
-        answers += _refusal("too_much_memory", f"more than {len(data)} bytes of file may take")
+        answers += refusal("too_much_memory", f"more than {len(data)} bytes of file may take")
         return False
     answers += COUNT.pack(len(frames))
     for decoded, image in frames:
         at = pixels.put(image)
-        answers += _frame(decoded, image, at)
+        answers += frame(decoded, image, at)
         if at == NONE:
             too_large.append(image)
     return not too_large
-
-
-def _fitted(decoded: Decoded, fit: Fit | None) -> tuple[Decoded, Image.Image]:
-    image = decoded.image
-    size = None if fit is None else fit.size(image.size)
-    if fit is None or size is None or size == image.size:
-        return decoded, image
-    return decoded, image.resize(size, Image.Resampling(fit.resample))
-
-
-def _refusal(reason: str, detail: str) -> bytes:
-    return COUNT.pack(0) + pack_text(reason) + pack_text(detail[:MAX_DETAIL_CHARS])
-
-
-def _frame(decoded: Decoded, image: Image.Image, at: int) -> bytes:
-    number, seconds = (NONE, None) if decoded.frame is None else decoded.frame
-    sizes = (decoded.width, decoded.height, *decoded.image.size, *image.size)
-    about = (decoded.orientation, len(decoded.notes), decoded.n_frames, number, pack_seconds(seconds))
-    place = (at, n_bytes(image))
-    return FRAME.pack(*sizes, *about, decoded.format.encode("ascii"), *place) + b"".join(map(pack_text, decoded.notes))
-
-
-def n_bytes(image: Image.Image) -> int:
-    return image.width * image.height * len(image.getbands())
-
-
-def _send(sink: BinaryIO, image: Image.Image) -> None:
-    for top, bottom in strips(*image.size):
-        _write(sink, image.crop((0, top, image.width, bottom)).tobytes())
-
-
-def _say(sink: BinaryIO, message: bytes) -> None:
-    _write(sink, LENGTH.pack(len(message)) + message)
-
-
-def _write(sink: BinaryIO, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[sink.write(rest) :]
-
-
-class Shared:
-    """The memory for pixels of one turn. descriptor: NONE: there is none."""
-
-    def __init__(self, descriptor: int) -> None:
-        self._memory = None if descriptor == NONE else region.attach(descriptor)
-        self._used = 0
-
-    def forget(self) -> None:
-        """The worker has taken what lies here."""
-        self._used = 0
-
-    def put(self, image: Image.Image) -> int:
-        """Write the pixels and return their place, or NONE where there is no room."""
-        at, end = self._used, self._used + n_bytes(image)
-        if self._memory is None or end > len(self._memory):
-            return NONE
-        self._memory[at:end] = image.tobytes()
-        self._used = end
-        return at
 
 
 def _forget_complaints() -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import sys
 import threading
 from collections.abc import Sequence
@@ -19,11 +18,12 @@ import structlog
 
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import Settings
+from scanfleet.decoding.amounts import default_children, memory_bytes, next_turn
 from scanfleet.decoding.answers import Answer
-from scanfleet.decoding.process import ChildDied, ChildSettings, DecoderProcess
-from scanfleet.decoding.protocol import CHANNELS, MOST_FILES, TURN_BYTES, Wanted
-from scanfleet.decoding.region import REGION_BYTES
+from scanfleet.decoding.process import ChildDied, DecoderProcess
+from scanfleet.decoding.protocol import Wanted
 from scanfleet.decoding.seats import Seats
+from scanfleet.decoding.spawning import ChildSettings
 from scanfleet.errors import DecodersUnavailable, ImageError
 from scanfleet.images import Decoded, Enough
 from scanfleet.images.fit import Fit
@@ -37,22 +37,6 @@ CHECK_SECONDS = 1.0
 IMAGES_A_CHILD = 10_000  # then a fresh one takes its place: damaged files make decoders leak
 CLOSE_SECONDS = 5.0
 MEASURES_CPU = sys.platform == "linux"  # of another process, through /proc
-
-BYTES_A_PIXEL = 32  # 16-bit transparent pictures that must be turned hold four layers of four bytes, and some room
-BYTES_A_FILE_BYTE = 3
-SPARE_BYTES = 128 << 20
-
-
-def memory_bytes(settings: Settings) -> int:
-    """Return the memory that the largest allowed picture may take in a child, beyond the program itself."""
-    pixels = BYTES_A_PIXEL * settings.max_image_pixels
-    return SPARE_BYTES + pixels + BYTES_A_FILE_BYTE * settings.max_image_bytes
-
-
-def default_children(settings: Settings) -> int:
-    """Decoding is all computing: more processes than cores win nothing."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(settings.fetch_threads, cores)
 
 
 class Decoders:
@@ -112,7 +96,7 @@ class Decoders:
         wanted = Wanted(enough=enough, choice=frames.choice(), fit=fit)
         answers: list[Answer] = []
         while len(answers) < len(files):
-            turn = _next_turn(files[len(answers) :], wanted)
+            turn = next_turn(files[len(answers) :], wanted)
             answers += self._shared(turn, wanted) if len(turn) > 1 else [self._alone(turn[0], wanted)]
         return answers
 
@@ -261,18 +245,6 @@ class Decoders:
                 children = list(self._all)
             for child in children:
                 child.check(max_still=self._max_still)
-
-
-def _next_turn(files: Sequence[bytes], wanted: Wanted) -> list[bytes]:
-    """Return the first files, at least one: as many as are small, and whose pictures find room at once."""
-    turn, n_bytes = [files[0]], len(files[0])
-    most = MOST_FILES if wanted.fit is None else min(MOST_FILES, REGION_BYTES // (CHANNELS * wanted.fit.most))
-    for data in files[1:most]:
-        n_bytes += len(data)
-        if n_bytes > TURN_BYTES:
-            break
-        turn.append(data)
-    return turn
 
 
 def _lacked_memory(answer: Answer) -> bool:

@@ -7,33 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Literal
 
-from scanfleet.decoding import region
-from scanfleet.decoding.answers import Answer, Nonsense, Pipes
-from scanfleet.decoding.protocol import NONE, Wanted, cpu_seconds
+from scanfleet.decoding.answers import Answer, Nonsense
+from scanfleet.decoding.protocol import Wanted, cpu_seconds
+from scanfleet.decoding.spawning import ChildSettings, scratch, started
 
-# Of the worker's environment a child gets these alone: no credentials, no addresses.
-ENVIRONMENT = (
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TMPDIR",
-    "SYSTEMROOT",
-    "PYTHONPATH",
-)
-# glibc: keep what one image needed for the next, instead of faulting the same pages in again.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
-NUMPY = {"OPENBLAS_NUM_THREADS": "1"}  # it comes with simplejpeg and computes nothing
-PIPE_BYTES = 1 << 20
 END_SECONDS = 10.0  # a killed process is gone long before, unless it hangs in the kernel
 MAX_SAID_CHARS = 2000
 TICKS = os.sysconf("SC_CLK_TCK") if sys.platform != "win32" else 100
@@ -51,24 +33,6 @@ class ChildDied(Exception):
         self.too_slow = too_slow  # it used up its CPU time
 
 
-@dataclass(frozen=True, kw_only=True)
-class ChildSettings:
-    """Limits and program of every child."""
-
-    max_pixels: int
-    cpu_seconds: float
-    memory_bytes: int
-    stretch: bool
-    decode: str  # module:function, called in the child
-
-    def command(self, memory: int) -> list[str]:
-        """memory: the descriptor of the memory for pixels, or NONE."""
-        numbers = (os.getpid(), self.max_pixels, self.cpu_seconds, self.memory_bytes, int(self.stretch))
-        # -P: no module is taken from the working folder. faulthandler: names the decoder that crashed.
-        flags = ["-P", "-X", "faulthandler", "-m", "scanfleet.decoding.child"]
-        return [sys.executable, *flags, *map(str, numbers), self.decode, str(memory)]
-
-
 class DecoderProcess:
     """Used by one thread at a time; other threads may call `check` and `kill`."""
 
@@ -78,7 +42,7 @@ class DecoderProcess:
         On Linux the child dies with the thread that calls this.
         """
         self._settings = settings
-        self._stderr = _scratch()
+        self._stderr = scratch()
         self._lock = threading.Lock()
         self._busy = False
         self._killed_for: Why | None = None
@@ -88,7 +52,7 @@ class DecoderProcess:
         self._n_still = 0
         self.n_images = 0
         try:
-            self._process, self._pipes = _started(settings, self._stderr)
+            self._process, self._pipes = started(settings, self._stderr)
         except OSError:
             self._stderr.close()
             raise
@@ -188,63 +152,10 @@ class DecoderProcess:
         return ChildDied(how=how, said=said or str(error), too_slow=how in ("too_slow", "SIGPROF"))
 
 
-def _started(settings: ChildSettings, stderr: IO[bytes]) -> tuple[subprocess.Popen[bytes], Pipes]:
-    """Raises OSError."""
-    memory = region.make()
-    try:
-        process = subprocess.Popen(  # noqa: S603 - our own program, no shell
-            settings.command(NONE if memory is None else memory.descriptor),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            bufsize=0,
-            env=_environment(),
-            process_group=0 if sys.platform != "win32" else None,  # Ctrl-C is the worker's business
-            pass_fds=() if memory is None else (memory.descriptor,),
-        )
-    except OSError:
-        if memory is not None:
-            memory.pixels.close()
-        raise
-    finally:
-        if memory is not None:
-            os.close(memory.descriptor)
-    assert process.stdin is not None
-    assert process.stdout is not None
-    _widen(process.stdin, process.stdout)
-    pixels = None if memory is None else memory.pixels
-    return process, Pipes(process.stdin, process.stdout, pixels, max_pixels=settings.max_pixels)
-
-
-def _environment() -> dict[str, str]:
-    """Our own folder, so that the child finds the modules of this process, installed or not."""
-    kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    paths = [str(Path(__file__).parents[2]), kept.get("PYTHONPATH", "")]
-    return {**kept, **MALLOC, **NUMPY, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-
-
-def _scratch() -> IO[bytes]:
-    """A file for stderr: it never blocks the child, and on Linux it needs no disk."""
-    if sys.platform == "linux":
-        return os.fdopen(os.memfd_create("decoder-stderr"), "w+b", buffering=0)
-    else:
-        return tempfile.TemporaryFile(buffering=0)
-
-
 def _tail(file: IO[bytes]) -> str:
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - MAX_SAID_CHARS))
     return file.read().decode("utf-8", "replace").strip()
-
-
-def _widen(*pipes: IO[bytes]) -> None:
-    """Fewer changes between the two processes; the kernel may grant less."""
-    if sys.platform == "linux":
-        import fcntl
-
-        for pipe in pipes:
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -23,9 +23,10 @@ from structlog.testing import capture_logs
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import load_settings
 from scanfleet.decoding.pool import Decoders
-from scanfleet.decoding.process import ChildDied, ChildSettings, DecoderProcess, _cpu_seconds
+from scanfleet.decoding.process import ChildDied, DecoderProcess, _cpu_seconds
 from scanfleet.decoding.protocol import COUNT, FRAME, LENGTH, NONE, READY, Wanted
 from scanfleet.decoding.seats import Seats
+from scanfleet.decoding.spawning import ChildSettings
 from scanfleet.errors import DecodersUnavailable, DeviceUnavailable, ImageError
 from scanfleet.images import Enough
 from scanfleet.images.decoding import decode as decode_here

@@ -18,8 +18,9 @@ from scanfleet.config.settings import load_settings
 from scanfleet.decoding import region
 from scanfleet.decoding.answers import Answer
 from scanfleet.decoding.pool import Decoders
-from scanfleet.decoding.process import ChildDied, ChildSettings, DecoderProcess
+from scanfleet.decoding.process import ChildDied, DecoderProcess
 from scanfleet.decoding.protocol import COUNT, FRAME, LENGTH, MOST_FILES, NONE, READY, TURN_BYTES, Wanted
+from scanfleet.decoding.spawning import ChildSettings
 from scanfleet.errors import DecodersUnavailable, ImageError
 from scanfleet.images import Decoded, Enough, Fitted
 from scanfleet.images.decoding import decode as decode_here
