@@ -34,15 +34,17 @@ log = structlog.get_logger()
 MAX_DEATHS = 3  # of children with the same image in hand
 STILL_SECONDS = 30.0  # an image in hand and no CPU time burnt for so long: it hangs
 CHECK_SECONDS = 1.0
+IDLE_SECONDS = 60.0  # a child without an image for so long ends
 IMAGES_A_CHILD = 10_000  # then a fresh one takes its place: damaged files make decoders leak
 CLOSE_SECONDS = 5.0
 MEASURES_CPU = sys.platform == "linux"  # of another process, through /proc
 
 
 class Decoders:
-    """`decode` may be called from many threads: each call borrows a child, which has one image at a time.
+    """May be called from many threads: each call borrows a child, which has one turn at a time.
 
-    Children start when they are needed. `decode` is the import path of what they call (module:function).
+    Children start when they are needed, as far as `seats` allow, and end when they were not for long. `decode` is the
+    import path of what they call (module:function).
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class Decoders:
         decode: str = "scanfleet.images.decoding:decode",
         memory: int | None = None,
         still_seconds: float = STILL_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._child = ChildSettings(
             max_pixels=settings.max_image_pixels,
@@ -61,12 +64,14 @@ class Decoders:
             stretch=settings.stretch_samples,
             decode=decode,
         )
-        self._seats = Seats(n_children or default_children(settings))
+        self.most_children = n_children or default_children(settings)
+        self.seats = Seats(self.most_children)
         if not MEASURES_CPU:
             still_seconds = max(still_seconds, 10 * settings.decode_cpu_seconds)  # of any time then
         self._max_still = math.ceil(still_seconds / CHECK_SECONDS)
+        self._max_idle = math.ceil(idle_seconds / CHECK_SECONDS)
         self._lock = threading.Lock()
-        self._idle: list[DecoderProcess] = []
+        self._idle: list[DecoderProcess] = []  # that was used last, last
         self._all: set[DecoderProcess] = set()
         # On Linux a child ends with the thread that started it: this one lives as long as the pool.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="decoder-starter")
@@ -111,7 +116,7 @@ class Decoders:
 
         No file is blamed for what happens to a child that has several: each of them is decoded again then, alone.
         """
-        with self._seats.taken(alone=False):
+        with self.seats.taken(alone=False):
             child = self._borrow()
             try:
                 answers = child.decode(files, wanted)
@@ -135,7 +140,7 @@ class Decoders:
         deaths: list[ChildDied] = []
         while len(deaths) < MAX_DEATHS:
             # The last try is alone: what its neighbours take cannot be what kills it.
-            with self._seats.taken(alone=len(deaths) == MAX_DEATHS - 1):
+            with self.seats.taken(alone=len(deaths) == MAX_DEATHS - 1):
                 try:
                     return self._once(data, wanted, fresh=bool(deaths))
                 except ChildDied as died:
@@ -155,14 +160,14 @@ class Decoders:
 
     def close(self) -> None:
         """End all children. Threads that wait for one get DecodersUnavailable."""
-        self._seats.close()
+        self.seats.close()
         with self._lock:
             children = set(self._all)
         for child in children:
             child.kill()
         self._stopped.set()
         self._checks.join(CLOSE_SECONDS)
-        self._seats.wait_empty(CLOSE_SECONDS)
+        self.seats.wait_empty(CLOSE_SECONDS)
         with self._lock:
             idle, self._idle = self._idle, []
         for child in idle:
@@ -191,7 +196,7 @@ class Decoders:
         return answer if child.n_images == 1 else self._once(data, wanted, fresh=True)
 
     def _require_open(self) -> None:
-        if self._seats.closed:
+        if self.seats.closed:
             raise DecodersUnavailable("this process is stopping") from None
 
     def _borrow(self) -> DecoderProcess:
@@ -214,13 +219,13 @@ class Decoders:
             raise DecodersUnavailable("this process is stopping") from None
         with self._lock:
             self._all.add(child)
-        if self._seats.closed:
+        if self.seats.closed:
             child.kill()  # `close` has not seen it
         try:
             child.wait_ready()
         except ChildDied as died:
             self._retire(child)
-            if self._seats.closed:
+            if self.seats.closed:
                 raise DecodersUnavailable("this process is stopping") from None
             log.warning("decoder_start_failed", cause=died.how, stderr_tail=died.said)
             why = (died.said.splitlines() or ["it said nothing"])[-1]
@@ -231,6 +236,7 @@ class Decoders:
         if child.n_images >= IMAGES_A_CHILD:
             self._retire(child)
             return
+        child.n_idle = 0
         with self._lock:
             self._idle.append(child)
 
@@ -245,6 +251,17 @@ class Decoders:
                 children = list(self._all)
             for child in children:
                 child.check(max_still=self._max_still)
+            for child in self._surplus():
+                self._retire(child)
+
+    def _surplus(self) -> list[DecoderProcess]:
+        """Take out the children that nobody has needed for long, apart from the one that was used last."""
+        with self._lock:
+            for child in self._idle[:-1]:
+                child.n_idle += 1
+            surplus = [child for child in self._idle[:-1] if child.n_idle > self._max_idle]
+            self._idle = [child for child in self._idle if child not in surplus]
+            return surplus
 
 
 def _lacked_memory(answer: Answer) -> bool:

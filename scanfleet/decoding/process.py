@@ -51,6 +51,7 @@ class DecoderProcess:
         self._cpu_limit = 0.0  # of this turn
         self._n_still = 0
         self.n_images = 0
+        self.n_idle = 0  # checks since its last turn: the pool counts them
         try:
             self._process, self._pipes = started(settings, self._stderr)
         except OSError:

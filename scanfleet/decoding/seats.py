@@ -14,6 +14,7 @@ class Seats:
 
     def __init__(self, n: int) -> None:
         self._n = n
+        self._lacked = False
         self._taken = 0
         self._reserved = False
         self._changed = threading.Condition()
@@ -23,6 +24,7 @@ class Seats:
     def taken(self, *, alone: bool) -> Iterator[None]:
         """Raises DecodersUnavailable once closed."""
         with self._changed:
+            self._lacked = self._lacked or self._taken >= self._n
             self._changed.wait_for(lambda: self.closed or (not self._reserved and (alone or self._taken < self._n)))
             if alone and not self.closed:
                 self._reserved = True
@@ -37,6 +39,22 @@ class Seats:
                 self._taken -= 1
                 self._reserved = self._reserved and not alone
                 self._changed.notify_all()
+
+    @property
+    def n(self) -> int:
+        return self._n
+
+    def allow(self, n: int) -> None:
+        """Change how many work at once. Those that work go on."""
+        with self._changed:
+            self._n = n
+            self._changed.notify_all()
+
+    def take_lack(self) -> bool:
+        """Return whether a thread found none free since the last call."""
+        with self._changed:
+            lacked, self._lacked = self._lacked, False
+            return lacked
 
     def close(self) -> None:
         with self._changed:

@@ -195,7 +195,7 @@ def test_the_last_try_is_alone(tmp_path: Path) -> None:
         until(lambda: bool(list(tmp_path.glob("began-*"))))
         dying = threads.submit(pool.decode, f"abort_until {tmp_path}/deaths 2".encode())
         until(lambda: len(list((tmp_path / "deaths").iterdir())) == 2)
-        until(lambda: pool._seats._reserved)
+        until(lambda: pool.seats._reserved)
         assert not dying.done()
         (tmp_path / "go").touch()
         assert dying.result(30).width == neighbour.result(30).width == 4
@@ -221,6 +221,37 @@ def test_no_more_than_the_seats_are_taken_at_once(n: int) -> None:
         waiting.join(30)
     seats.wait_empty(0)
     assert seats._taken == 0
+
+
+def test_a_thread_that_waits_goes_on_when_more_are_allowed() -> None:
+    seats, entered = Seats(1), threading.Event()
+
+    def one_more() -> None:
+        with seats.taken(alone=False):
+            entered.set()
+
+    with seats.taken(alone=False):
+        assert not seats.take_lack()
+        waiting = threading.Thread(target=one_more)
+        waiting.start()
+        until(seats.take_lack)
+        assert not entered.is_set()
+        seats.allow(2)
+        assert entered.wait(30)
+        waiting.join(30)
+
+
+def test_children_that_nobody_needs_end(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as threads, decoders(tmp_path, idle_seconds=0.0) as pool:
+        at_once = [threads.submit(pool.decode, f"wait {tmp_path}".encode()) for _ in range(2)]
+        until(lambda: len(list(tmp_path.glob("began-*"))) == 2)
+        children = pool.pids
+        (tmp_path / "go").touch()
+        assert [each.result(30).width for each in at_once] == [4, 4]
+        until(lambda: len(pool.pids) == 1)
+        assert sum(map(gone, children)) == 1
+        assert pool.decode(b"picture").width == 4
+        assert set(pool.pids) < set(children)
 
 
 def test_too_much_cpu_time(tmp_path: Path) -> None:
