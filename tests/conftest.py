@@ -18,6 +18,7 @@ from tests.services import (
     PgBouncer,
     PostgresServer,
     RedisServer,
+    S3Gateway,
     S3Server,
     SeaweedServer,
     ServiceMissingError,
@@ -155,6 +156,19 @@ def any_bucket(request: pytest.FixtureRequest) -> Bucket:
     """An empty bucket on each of the two servers."""
     bucket: Bucket = request.getfixturevalue("s3_bucket" if request.param == "moto" else "seaweed_bucket")
     return bucket
+
+
+@pytest.fixture
+def s3_gateway(s3_bucket: Bucket) -> Iterator[S3Gateway]:
+    """A gateway in front of `s3_bucket`."""
+    with S3Gateway(target=s3_bucket.endpoint_url) as gateway:
+        yield gateway
+
+
+@pytest.fixture(params=["obstore", "boto3"])
+def s3_client(request: pytest.FixtureRequest) -> str:
+    """Each value of the setting."""
+    return str(request.param)
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ from scanfleet.db.results.scorers import ScorerRef, ScorerSpec, scorer_id
 from scanfleet.db.scans import batches, new_images, scans
 from scanfleet.db.scans.batches import Claim
 from scanfleet.db.scans.new_images import NewImage
+from scanfleet.db.scans.scans import ScanInfo
 
 PAGE_IMAGES = 1_024
 BATCH_IMAGES = 64
@@ -38,52 +39,72 @@ class Settled:
 def measure(engine: sa.Engine, n_images: int, *, server: int | None = None) -> Settled:
     """Settle a new scan. server: the process of PostgreSQL, which ends with its children's times."""
     check = load_check("overlay")
-    model = _enqueue(engine, check, n_images)
-    scorer = _scorer(engine, check)
-    statements = _Statements(engine)
-    client = wall = 0.0
-    looked_up = 0.0
-    before, wal = _cpu_seconds(server), _wal_position(engine)
+    model, scorer = enqueued(engine, check, n_images), scorer_of(engine, check)
+    statements, clock = Statements(engine), Clock(server=server)
+    before = _wal_position(engine)
     with statements.counted():
-        while True:
-            start, cpu = time.perf_counter(), time.process_time()
-            with transaction(engine) as connection:
-                held = batches.claim(connection, model=model, worker="bench", lease_seconds=60)
-            client, wall = client + time.process_time() - cpu, wall + time.perf_counter() - start
-            if held is None:
-                break
-            of_server = _cpu_seconds(server)
-            outcome = _outcome(held, scorer)
-            _look_up(engine, outcome)
-            looked_up += _cpu_seconds(server) - of_server
-            start, cpu = time.perf_counter(), time.process_time()
-            with transaction(engine) as connection:
-                verdicts.write(connection, held, outcome)
-            client, wall = client + time.process_time() - cpu, wall + time.perf_counter() - start
-    on_server = _cpu_seconds(server) - before - looked_up
+        while settle_next(engine, model, scorer, clock):
+            pass
     return Settled(
-        client_us=client / n_images * 1e6,
-        server_us=on_server / n_images * 1e6,
-        wal_bytes=(_wal_position(engine) - wal) / n_images,
+        client_us=clock.client / n_images * 1e6,
+        server_us=clock.on_server / n_images * 1e6,
+        wal_bytes=(_wal_position(engine) - before) / n_images,
         statements_per_batch=statements.n / (n_images / BATCH_IMAGES),
-        images_per_s=n_images / wall,
+        images_per_s=n_images / clock.wall,
     )
 
 
-def _enqueue(engine: sa.Engine, check: Check, n_images: int) -> str:
+class Clock:
+    """Sums the seconds of claims and writes: of this process's processor, of the server's, and by the clock."""
+
+    def __init__(self, *, server: int | None = None) -> None:
+        self.client = self.on_server = self.wall = 0.0
+        self._server = server
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        of_server, start, cpu = _cpu_seconds(self._server), time.perf_counter(), time.process_time()
+        yield
+        self.client += time.process_time() - cpu
+        self.wall += time.perf_counter() - start
+        self.on_server += _cpu_seconds(self._server) - of_server
+
+
+def settle_next(engine: sa.Engine, model: str, scorer: ScorerRef, clock: Clock | None = None) -> bool:
+    """Claim a batch, look its answers up and write new ones. False: there is none."""
+    clock = clock or Clock()
+    with clock.running(), transaction(engine) as connection:
+        held = batches.claim(connection, model=model, worker="bench", lease_seconds=60)
+    if held is None:
+        return False
+    outcome = _outcome(held, scorer)
+    _look_up(engine, outcome)
+    with clock.running(), transaction(engine) as connection:
+        verdicts.write(connection, held, outcome)
+    return True
+
+
+def enqueued(engine: sa.Engine, check: Check, n_images: int) -> str:
     """Add a scan of a model of its own, so that a claim finds nothing else. Returns the model."""
-    model = f"fake:{secrets.token_hex(4)}"
+    model = f"fake{secrets.token_hex(4)}"
     with transaction(engine) as connection:
         scan, _ = scans.open_scan(connection, check=check, model=model, sources=[model], filters={})
-    for start in range(0, n_images, PAGE_IMAGES):
-        numbers = range(start, min(start + PAGE_IMAGES, n_images))
-        page = [NewImage(uri=f"s3://{model}/images/{number:08}.jpg", etag=secrets.token_hex(16)) for number in numbers]
-        with transaction(engine) as connection:
-            new_images.add_images(connection, scan_id=scan.id, queue=scan.queue, images=page, batch_images=BATCH_IMAGES)
+    add(engine, scan, range(n_images))
     return model
 
 
-def _scorer(engine: sa.Engine, check: Check) -> ScorerRef:
+def add(engine: sa.Engine, scan: ScanInfo, numbers: range) -> None:
+    """Add images to a scan, page by page."""
+    for start in range(numbers.start, numbers.stop, PAGE_IMAGES):
+        page = [
+            NewImage(uri=f"s3://{scan.model}/images/{number:08}.jpg", etag=secrets.token_hex(16))
+            for number in range(start, min(start + PAGE_IMAGES, numbers.stop))
+        ]
+        with transaction(engine) as connection:
+            new_images.add_images(connection, scan_id=scan.id, queue=scan.queue, images=page, batch_images=BATCH_IMAGES)
+
+
+def scorer_of(engine: sa.Engine, check: Check) -> ScorerRef:
     with transaction(engine) as connection:
         info, _ = scans.open_scan(connection, check=check, model="fake", sources=["scorer"], filters={})
         spec = ScorerSpec(
@@ -131,7 +152,7 @@ def _look_up(engine: sa.Engine, outcome: verdicts.Outcome) -> None:
         answers.answers_by_content(connection, outcome.scorer_id, [each.content_sha256 for each in outcome.verdicts])
 
 
-class _Statements:
+class Statements:
     """Counts what is sent to the server; a statement that is sent once for each row counts for each."""
 
     def __init__(self, engine: sa.Engine) -> None:

@@ -29,7 +29,7 @@ class Root:
 def root_of(text: str | None, *, labels: Path) -> Root:
     """Return the root that was given, else the folder of the labels. Raises SourceNotFound, BadSource."""
     if text is not None and text.startswith("s3://"):
-        from scanfleet.storage.s3_uri import split_s3
+        from scanfleet.storage.s3.uri import split_s3
 
         split_s3(text)
         return Root(prefix=text.rstrip("/"))

@@ -13,7 +13,7 @@ from urllib.parse import quote_from_bytes
 
 from scanfleet.db.results.results import Result
 from scanfleet.storage.file_uri import uri_to_path
-from scanfleet.storage.s3_uri import is_s3
+from scanfleet.storage.s3.uri import is_s3
 
 IMAGE, VERDICT, LABEL = "image", "verdict", "label"
 SIDES = (("x", "x0", None), ("y", "y0", None), ("width", "x1", "x0"), ("height", "y1", "y0"))

@@ -51,7 +51,7 @@ class Target:
     def write(self, connection: sa.Connection, page: list[NewImage]) -> int:
         """Write images, batches and cursor. Returns how many images are new."""
         self._remaining = self._count_remaining(connection)
-        self._n_forgotten_of_page = len(forgotten_of(connection, self.scan.id, {image.uri for image in page}))
+        self._n_forgotten_of_page = len(forgotten_of(connection, self.scan.id, page))
         added = new_images.add_images(
             connection,
             scan_id=self.scan.id,

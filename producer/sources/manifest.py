@@ -167,6 +167,8 @@ def check_storable(uri: str, meta: dict[str, Any] | None) -> None:
     """Refuse values that no database can store, so that the error names the line."""
     if not uri.strip():
         raise MalformedLineError("the uri is empty")
+    if meta is None and uri.isascii() and "\0" not in uri:
+        return
     if _deeper(meta, MAX_LEVELS):
         raise MalformedLineError(f"objects or lists nested more than {MAX_LEVELS} levels deep")
     try:

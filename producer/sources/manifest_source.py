@@ -122,7 +122,7 @@ class ManifestSource:
 
     def _image(self, text: str, meta: dict[str, Any] | None) -> NewImage:
         check_storable(text, meta)
-        meta = without_signatures(meta)
+        meta = meta and without_signatures(meta)
         remote = remote_image(text, self._hosts, meta)
         if remote is not None:
             return remote

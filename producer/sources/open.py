@@ -57,8 +57,8 @@ def _open_remote(text: str, settings: Settings) -> Source:
         return OneImageSource(_web_image(text, settings))
     if not text.startswith("s3://"):
         raise BadSource(f"{text.split('://')[0]}:// is not supported: give a folder, s3://bucket/prefix or a manifest")
-    from scanfleet.storage.s3 import S3Store
-    from scanfleet.storage.s3_uri import split_s3
+    from scanfleet.storage.s3.store import S3Store
+    from scanfleet.storage.s3.uri import split_s3
 
     split_s3(text)
     if split_member(text) is not None:

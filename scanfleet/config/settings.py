@@ -50,6 +50,7 @@ class Settings(BaseSettings):
     broker_key_file: Path | None = None
     database_ca_file: Path | None = None  # encrypts, and checks the server's certificate (sslmode=verify-full)
     s3_endpoint_url: str | None = None  # any S3-compatible server; default: AWS
+    s3_client: Literal["obstore", "boto3"] = "obstore"  # what reads objects of S3; boto3 lists and writes either way
     s3_requester_pays: bool = False  # agree to pay for reading buckets whose owner does not
     https_hosts: str = ""  # hosts that https:// images may be read from, separated by commas; *.host: all below it
     https_private_hosts: str = ""  # of them, those that may have private addresses

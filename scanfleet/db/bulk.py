@@ -22,21 +22,18 @@ Columns = Mapping[str, Sequence[Any]]  # name -> values, one for each row
 SQLITE_TIME = "%Y-%m-%d %H:%M:%S.%f"  # as SQLAlchemy writes it
 
 
-def insert_rows(connection: sa.Connection, table: type[Base], rows: Sequence[Mapping[str, Any]]) -> None:
-    """Insert rows that have the same keys."""
-    if not rows:
-        return
-    if connection.dialect.name != "postgresql":
-        connection.execute(sa.insert(table), [dict(row) for row in rows])
-        return
-    insert_columns(connection, table, {name: [row[name] for row in rows] for name in rows[0]})
-
-
 def insert_columns(connection: sa.Connection, table: type[Base], columns: Columns) -> None:
-    """Do the same for columns of values, on PostgreSQL."""
-    select, values = unnested(table, columns)
+    """Insert rows. The first column is one whose values differ."""
     names = ", ".join(columns)
-    connection.exec_driver_sql(f"INSERT INTO {table.__tablename__} ({names}) {select}", tuple(values))
+    if connection.dialect.name == "postgresql":
+        select, values = unnested(table, columns)
+        statement = f"INSERT INTO {table.__tablename__} ({names}) {select}"
+        connection.exec_driver_sql(statement, tuple(values))
+        return
+    rows = list(zip(*(map(sqlite_value, values) for values in columns.values()), strict=True))
+    places = ", ".join("?" * len(columns))
+    statement = f"INSERT INTO {table.__tablename__} ({names}) VALUES ({places})"  # noqa: S608
+    connection.exec_driver_sql(statement, rows)
 
 
 def unnested(table: type[Base], columns: Columns, kinds: Mapping[str, str] | None = None) -> tuple[str, list[Any]]:
@@ -76,14 +73,19 @@ def array_literal(values: Sequence[Any]) -> str:
 
     psycopg does the same at a multiple of the time: it chooses a dumper for each element.
     """
-    return "{" + ",".join([_element(value) for value in values]) + "}"
+    kinds = set(map(type, values))
+    if kinds == {str}:
+        text = '","'.join(values)
+        if "\\" not in text and text.count('"') == 2 * (len(values) - 1):
+            return f'{{"{text}"}}'
+    elif kinds <= {int, float}:
+        return "{" + ",".join(map(repr, values)) + "}"
+    return "{" + ",".join(map(_element, values)) + "}"
 
 
 def _element(value: Any) -> str:
     if value is None:
         return "NULL"
-    if value.__class__ is int or value.__class__ is float:
-        return repr(value)
     text = _plain(value)
     if "\\" in text or '"' in text:
         text = text.replace("\\", "\\\\").replace('"', '\\"')

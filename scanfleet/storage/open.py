@@ -23,7 +23,7 @@ def open_store(uri: str, settings: Settings, *, root: str | None = None) -> Obje
 
 def _plain_store(uri: str, settings: Settings, root: str | None) -> ObjectStore:
     if uri.startswith("s3://"):
-        from scanfleet.storage.s3 import S3Store
+        from scanfleet.storage.s3.store import S3Store
 
         return S3Store.connect(settings)
     if uri.startswith("https://"):

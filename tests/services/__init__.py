@@ -14,6 +14,7 @@ from .pgbouncer import PgBouncer
 from .postgres import PostgresServer
 from .redis import RedisServer
 from .s3 import Bucket, S3Server
+from .s3_gateway import S3Gateway
 from .seaweed import SeaweedServer
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "PgBouncer",
     "PostgresServer",
     "RedisServer",
+    "S3Gateway",
     "S3Server",
     "SeaweedServer",
     "ServiceFailedError",

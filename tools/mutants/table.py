@@ -61,13 +61,15 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("tests/unit/storage/test_adapter_files.py", "tests/integration/storage/test_adapter_push.py"),
     ),
     "stores": (
-        ("scanfleet/storage/*.py",),
+        ("scanfleet/storage/*.py", "scanfleet/storage/s3/*.py"),
         (
             "tests/unit/storage/test_objects.py",
             "tests/integration/storage/test_objects_s3.py",
             "tests/unit/storage/test_adapter_files.py",
             "tests/unit/models/adapters/test_seal.py",
             "tests/integration/storage/test_s3_refusals.py",
+            "tests/integration/storage/test_s3_direct.py",
+            "tests/unit/storage/test_s3_pages.py",
             f"{BATCH}/test_refused_objects.py",
             "tests/integration/storage/test_slow_stores.py",
         ),

@@ -20,7 +20,7 @@ from scanfleet.db.scans import batches
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.errors import DatabaseUnavailable, StoreUnavailable
 from scanfleet.storage.base import any_delivered
-from scanfleet.storage.s3_uri import is_s3, split_s3
+from scanfleet.storage.s3.uri import is_s3, split_s3
 from scanfleet.worker.batch.attempt import Aborted
 from scanfleet.worker.batch.context import RETRY_SECONDS, WorkerContext
 from scanfleet.worker.batch.leases import Lease

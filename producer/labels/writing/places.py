@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 from scanfleet.errors import BadSource
 from scanfleet.storage.file_uri import uri_to_path
-from scanfleet.storage.s3_uri import is_s3, split_s3
+from scanfleet.storage.s3.uri import is_s3, split_s3
 
 
 def common_root(uris: Iterable[str]) -> str:

@@ -16,7 +16,7 @@ from scanfleet.db.scans.checks import get_check
 from scanfleet.db.scans.scans import get_scan
 from scanfleet.producer.reports.coco import CocoFile
 from scanfleet.producer.reports.exports.columns import dumps
-from scanfleet.storage.s3_uri import is_s3, split_s3
+from scanfleet.storage.s3.uri import is_s3, split_s3
 
 CheckOf = Callable[[str], Check]  # by the id of a scan
 

@@ -13,7 +13,7 @@ from scanfleet.config.settings import Settings
 from scanfleet.errors import RequestError
 from scanfleet.producer.reports.exports.formats import Export
 from scanfleet.producer.reports.output import target
-from scanfleet.storage.s3_uri import is_s3
+from scanfleet.storage.s3.uri import is_s3
 
 
 def write_export(chosen: Export, place: str | None, settings: Settings) -> int:
@@ -38,8 +38,8 @@ def file_target(place: str | None, settings: Settings, *, form: str) -> Iterator
         with target(None if place is None else Path(place), form=form) as file:
             yield file
         return
-    from scanfleet.storage.s3 import S3Store
-    from scanfleet.storage.s3_upload import completed
+    from scanfleet.storage.s3.store import S3Store
+    from scanfleet.storage.s3.upload import completed
 
     with completed(S3Store.connect(settings).upload(place)) as upload:
         yield cast("IO[bytes]", upload)
@@ -55,8 +55,8 @@ def folder_target(place: str, settings: Settings) -> Iterator[Path]:
         with appearing_folder(Path(place)) as folder:
             yield folder
         return
-    from scanfleet.storage.s3 import S3Store
-    from scanfleet.storage.s3_upload import completed
+    from scanfleet.storage.s3.store import S3Store
+    from scanfleet.storage.s3.upload import completed
 
     store = S3Store.connect(settings)
     with tempfile.TemporaryDirectory() as name:

@@ -7,6 +7,7 @@ batch.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -21,7 +22,9 @@ from scanfleet.errors import LeaseLost
 _RECORDS = ("crop", "frames", "explanation")  # objects that become JSON
 _MESSAGES = ("box_problems", "notes")  # empty ones become null
 _OWN = ("image_id", "identity", "computed_at")
-_NAMES = (*_OWN, *COLUMNS, *_MESSAGES, *_RECORDS)  # of verdicts; image_id first, which is never alike
+_AS_THEY_ARE = (*_OWN, *COLUMNS)
+_values = attrgetter(*_AS_THEY_ARE)
+_NAMES = (*_AS_THEY_ARE, *_MESSAGES, *_RECORDS)  # of verdicts; image_id first, which is never alike
 _RENEWED = ", ".join(f"{name} = excluded.{name}" for name in ("scan_id", "created_at", *_NAMES[1:]))
 # Of images: what is known since it was read. None: listed with a version, or it has no new one.
 _OF_IMAGE = {"width": "BIGINT", "height": "BIGINT", "rescan_of": "BIGINT", "seen_etag": "TEXT", "size": "BIGINT"}
@@ -60,10 +63,8 @@ def _columns(
     reused: set[int],
     versions: Mapping[int, str],
     sizes: Mapping[int, int],
-) -> dict[str, list[Any]]:
-    columns: dict[str, list[Any]] = {
-        name: [getattr(verdict, name) for verdict in verdicts] for name in (*_OWN, *COLUMNS)
-    }
+) -> dict[str, Sequence[Any]]:
+    columns: dict[str, Sequence[Any]] = dict(zip(_AS_THEY_ARE, zip(*map(_values, verdicts), strict=True), strict=True))
     columns["reused_from"] = [each if each in reused else None for each in columns["reused_from"]]
     for name in _MESSAGES:
         columns[name] = [getattr(verdict, name) or None for verdict in verdicts]
@@ -72,7 +73,7 @@ def _columns(
         columns[name] = [record and record.record() for record in records]
     renewed = {image.id: image.rescan_of for image in held.images}
     ids = columns["image_id"]
-    of_image: dict[str, list[Any]] = {
+    of_image: dict[str, Sequence[Any]] = {
         "width": [verdict.width for verdict in verdicts],
         "height": [verdict.height for verdict in verdicts],
         "rescan_of": [renewed[image_id] for image_id in ids],
@@ -82,7 +83,9 @@ def _columns(
     return columns | of_image
 
 
-def _in_one(connection: sa.Connection, held: Claim, scorer_id: int, columns: dict[str, list[Any]]) -> dict[int, int]:
+def _in_one(
+    connection: sa.Connection, held: Claim, scorer_id: int, columns: dict[str, Sequence[Any]]
+) -> dict[int, int]:
     names = ", ".join(_NAMES)
     new, values = unnested(Verdict, columns, _OF_IMAGE)
     statement = f"""
@@ -111,7 +114,7 @@ _WRITTEN = sa.text("SELECT id, verdict_id FROM images WHERE batch_id = :batch AN
 
 
 def _row_by_row(
-    connection: sa.Connection, held: Claim, scorer_id: int, columns: dict[str, list[Any]]
+    connection: sa.Connection, held: Claim, scorer_id: int, columns: dict[str, Sequence[Any]]
 ) -> dict[int, int]:
     """Do the same on SQLite, which is in this process and has no arrays."""
     at = sqlite_value(now(connection))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Iterable
+from typing import Protocol
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
@@ -30,11 +31,16 @@ def remember(connection: sa.Connection, names: Iterable[tuple[str, str]]) -> Non
         connection.execute(dialect.insert(Forgotten).on_conflict_do_nothing(), rows)
 
 
-def forgotten_of(connection: sa.Connection, scan_id: str, uris: Collection[str]) -> set[str]:
-    """Return those of these names that a scan must not take."""
+class Named(Protocol):
+    @property
+    def uri(self) -> str: ...
+
+
+def forgotten_of(connection: sa.Connection, scan_id: str, images: Collection[Named]) -> set[str]:
+    """Return those of the names of these images that a scan must not take."""
     if connection.execute(sa.select(Forgotten.uri_sha256).limit(1)).first() is None:  # most ledgers: hashing costs more
         return set()
-    by_hash = {hash_of(uri): uri for uri in uris}
+    by_hash = {hash_of(image.uri): image.uri for image in images}
     query = sa.select(Forgotten.uri_sha256).where(
         Forgotten.uri_sha256.in_(list(by_hash)), Forgotten.scan_id.in_((EVERY, scan_id))
     )

@@ -5,11 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.db.bulk import insert_rows
+from scanfleet.db.bulk import array_literal, insert_columns
 from scanfleet.db.scans.forgotten import forgotten_of
 from scanfleet.db.tables import Batch, Image
 
@@ -26,7 +28,7 @@ class NewImage:
     rescan_of: int | None = None  # the image of another scan that this one rescans
     drawn: str | None = None  # why a rescan chose it: band, audit, all
 
-    @property
+    @cached_property
     def identity(self) -> str:
         return hashlib.sha256(f"{self.uri}\0{self.etag or ''}".encode()).hexdigest()
 
@@ -43,33 +45,54 @@ def add_images(
     """Add at most `at_most` images that the scan does not hold yet. Returns the ids of the new batches."""
     new = not_yet_held(connection, scan_id, images)
     # Read last: an image that is no longer held is in there by then.
-    forgotten = forgotten_of(connection, scan_id, {image.uri for image in new})
-    fresh = _still_there(connection, [image for image in new if image.uri not in forgotten])[:at_most]
-    chunks = [fresh[start : start + batch_images] for start in range(0, len(fresh), batch_images)]
-    ids = []
-    for chunk in chunks:
-        batch_id = connection.execute(
-            sa.insert(Batch)
-            .values(scan_id=scan_id, queue=queue, state="ready", n_images=len(chunk))
-            .returning(Batch.id)
-        ).scalar_one()
-        ids.append(batch_id)
-        common = {"scan_id": scan_id, "batch_id": batch_id, "state": "pending"}
-        rows = [vars(image) | common | {"identity": image.identity} for image in chunk]
-        insert_rows(connection, Image, rows)
+    forgotten = forgotten_of(connection, scan_id, new)
+    left = [image for image in new if image.uri not in forgotten] if forgotten else new
+    fresh = _still_there(connection, left)[:at_most]
+    if not fresh:
+        return []
+    sizes = [min(batch_images, len(fresh) - start) for start in range(0, len(fresh), batch_images)]
+    ids = _add_batches(connection, scan_id, queue, sizes)
+    columns: dict[str, Sequence[Any]] = dict(
+        zip(_COLUMNS, zip(*map(attrgetter(*_COLUMNS), fresh), strict=True), strict=True)
+    )
+    batch_ids = [batch_id for batch_id, size in zip(ids, sizes, strict=True) for _ in range(size)]
+    same = {"scan_id": [scan_id] * len(fresh), "state": ["pending"] * len(fresh)}
+    insert_columns(connection, Image, columns | {"batch_id": batch_ids, **same})
     return ids
+
+
+_COLUMNS = ("identity", "uri", "root", "etag", "size", "meta", "rescan_of", "drawn")
+
+
+def _add_batches(connection: sa.Connection, scan_id: str, queue: str, sizes: Sequence[int]) -> list[int]:
+    """Add ready batches of these numbers of images, and return their ids in this order."""
+    rows = [{"scan_id": scan_id, "queue": queue, "state": "ready", "n_images": size} for size in sizes]
+    added = sa.insert(Batch).returning(Batch.id, sort_by_parameter_order=True)
+    return list(connection.execute(added, rows).scalars())
 
 
 _HELD = sa.select(Image.identity).where(
     Image.scan_id == sa.bindparam("scan"), Image.identity.in_(sa.bindparam("identities", expanding=True))
+)
+# One array to parse, and one look-up in the index for each image: tables without statistics, as all new ones are, lead
+# other forms to plans that read the whole scan for each page. OFFSET keeps the look-up apart.
+_HELD_ON_POSTGRESQL = sa.text(
+    "SELECT identity FROM unnest(CAST(:identities AS text[])) AS given (identity) WHERE EXISTS"
+    " (SELECT FROM images WHERE images.scan_id = :scan AND images.identity = given.identity OFFSET 0)"
 )
 
 
 def not_yet_held(connection: sa.Connection, scan_id: str, images: Sequence[NewImage]) -> list[NewImage]:
     """Return the images that the scan does not hold, each once. Some of them may be forgotten."""
     by_identity = {image.identity: image for image in images}  # a manifest may name an image twice
-    for held in connection.execute(_HELD, {"scan": scan_id, "identities": list(by_identity)}).scalars():
-        del by_identity[held]
+    names = list(by_identity)
+    if connection.dialect.name == "postgresql":
+        given = {"scan": scan_id, "identities": array_literal(names)}
+        held = connection.execute(_HELD_ON_POSTGRESQL, given).scalars()
+    else:
+        held = connection.execute(_HELD, {"scan": scan_id, "identities": names}).scalars()
+    for identity in held:
+        del by_identity[identity]
     return list(by_identity.values())
 
 

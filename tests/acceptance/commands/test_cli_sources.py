@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from scanfleet.config.settings import load_settings
-from scanfleet.storage.s3 import S3Store
+from scanfleet.storage.s3.store import S3Store
 from tests.helpers.cli_call import scanfleet
 from tests.helpers.datasets import save
 from tests.helpers.inventories import csv_part, inventory

@@ -15,7 +15,7 @@ from scanfleet.errors import BadSource, RequestError, ScanfleetError, SourceNotF
 from scanfleet.producer.reports.exports import partitions
 from scanfleet.producer.reports.exports.formats import Export
 from scanfleet.producer.reports.exports.places import file_target, folder_target
-from scanfleet.storage.s3_upload import S3Upload, completed
+from scanfleet.storage.s3.upload import S3Upload, completed
 from tests.helpers.cli_call import scanfleet
 from tests.rigs.results_rig import fill
 from tests.services import Bucket

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
-from scanfleet.db.bulk import insert_rows
+from scanfleet.db.bulk import insert_columns
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.scans import new_images, scans
 from scanfleet.db.scans.new_images import NewImage
@@ -38,12 +38,12 @@ def test_rows_are_those_of_single_inserts(engine: sa.Engine) -> None:
             (batch,) = new_images.add_images(connection, scan_id=scan.id, queue="q", images=[image], batch_images=1)
             connection.execute(sa.delete(Image).where(Image.scan_id == scan.id))
             rows = [
-                {"scan_id": scan.id, "batch_id": batch, "state": "pending", "uri": name, "identity": str(number),
+                {"identity": str(number), "scan_id": scan.id, "batch_id": batch, "state": "pending", "uri": name,
                  "root": None if number % 2 else name, "meta": META[number % len(META)], "size": number or None}
                 for number, name in enumerate(NAMES)
             ]  # fmt: skip
             if fresh:
-                insert_rows(connection, Image, rows)
+                insert_columns(connection, Image, {name: [row[name] for row in rows] for name in rows[0]})
             else:
                 for row in rows:
                     connection.execute(sa.insert(Image).values(row))
@@ -53,8 +53,3 @@ def test_rows_are_those_of_single_inserts(engine: sa.Engine) -> None:
             found.append(connection.execute(query.order_by(Image.identity)).all())
     assert found[0] == found[1]
     assert len(found[1]) == len(NAMES)
-
-
-def test_no_rows_are_no_statement(engine: sa.Engine) -> None:
-    with transaction(engine) as connection:
-        insert_rows(connection, Image, [])

@@ -192,7 +192,7 @@ def test_a_batch_that_crashes_again_and_again_waits_longer_and_says_why(engine: 
         ledger.expire()
         batch = ledger.rows(Batch)[0]
         with reading(engine) as connection:
-            at = batches.now(connection)
+            at = now(connection)
         pauses.append(0.0 if batch.not_before is None else round((batch.not_before - at).total_seconds()))
         assert (batch.waiting_for is None) == (batch.not_before is None)
         ledger.pass_time()

@@ -11,7 +11,7 @@ from scanfleet.producer.sources import inventory_files
 from scanfleet.producer.sources.filters import Filters
 from scanfleet.producer.sources.listing import Listing
 from scanfleet.producer.sources.open import open_source
-from scanfleet.storage.s3 import S3Store
+from scanfleet.storage.s3.store import S3Store
 from tests.helpers.inventories import FOLDER, Row, csv_part, inventory, parquet_part
 from tests.rigs.worker_rig import png, rig
 from tests.services import Bucket

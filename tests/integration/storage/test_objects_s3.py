@@ -1,26 +1,26 @@
 """S3 against a real server: paging, pinned reads, and the kind of each error."""
 
 import socket
-from typing import Any
 
 import pytest
 
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.errors import AccessDenied, BadSource, ImageError, SourceNotFound, StoreUnavailable
-from scanfleet.storage.s3 import S3Store
-from tests.services import Bucket
+from scanfleet.storage.s3.store import S3Store
+from tests.helpers.s3_stores import knowing
+from tests.services import Bucket, S3Gateway
 
 
 @pytest.fixture
-def settings(any_bucket: Bucket) -> Settings:
-    return load_settings(s3_endpoint_url=any_bucket.endpoint_url)
+def settings(any_bucket: Bucket, s3_client: str) -> Settings:
+    return load_settings(s3_endpoint_url=any_bucket.endpoint_url, s3_client=s3_client)
 
 
 def test_lists_in_order_from_any_key_and_reads_back(any_bucket: Bucket, settings: Settings) -> None:
     for key in ("ads/a b.jpg", "ads/c.jpg", "ads/ü.jpg", "other/x.jpg"):
         any_bucket.put(key, key.encode())
     any_bucket.put("ads/folder/", b"")
-    store = S3Store.connect(settings)
+    store = knowing(any_bucket, settings)
     listed = list(store.list(any_bucket.uri("ads/")))
     assert [info.uri for info in listed] == [any_bucket.uri(f"ads/{name}") for name in ("a b.jpg", "c.jpg", "ü.jpg")]
     rest = store.list(any_bucket.uri("ads/"), after=listed[0].uri)
@@ -31,7 +31,7 @@ def test_lists_in_order_from_any_key_and_reads_back(any_bucket: Bucket, settings
 
 
 def test_errors_of_the_image(any_bucket: Bucket, settings: Settings) -> None:
-    store = S3Store.connect(settings)
+    store = knowing(any_bucket, settings)
     uri = any_bucket.put("a.jpg", b"first")
     etag = next(iter(store.list(uri))).etag
     any_bucket.put("a.jpg", b"second")
@@ -90,53 +90,41 @@ def test_a_server_that_is_away_when_writing_is_a_transient_error(any_bucket: Buc
         store.put("s3://b/x.bin", b"data")
 
 
-def headers_sent(store: S3Store) -> dict[str, dict[str, str]]:
-    """The headers of the requests of a store from now on, by operation."""
-    sent: dict[str, dict[str, str]] = {}
-
-    def note(request: Any, operation_name: str, **_: object) -> None:
-        sent[operation_name] = {name.lower(): str(value) for name, value in request.headers.items()}
-
-    store._client.meta.events.register("before-sign.s3", note)
-    return sent
-
-
-def use_all(store: S3Store, uri: str) -> None:
-    store.put(uri, b"data")
-    (info,) = store.list(uri)
-    assert store.fetch(uri, etag=info.etag, max_bytes=100).data == b"data"
+def headers_sent(bucket: Bucket, **options: object) -> list[dict[str, str]]:
+    """The headers of the requests for writing, listing, and reading twice: one version, and whichever there is."""
+    with S3Gateway(target=bucket.endpoint_url) as gateway:
+        store = knowing(bucket, load_settings(s3_endpoint_url=gateway.url, **options))
+        gateway.asked.clear()
+        store.put(bucket.uri("a.bin"), b"data")
+        (info,) = store.list(bucket.uri("a.bin"))
+        for etag in (info.etag, None):
+            assert store.fetch(info.uri, etag=etag, max_bytes=100) == (b"data", info.etag, 4)
+        assert [asked.operation for asked in gateway.asked] == ["PutObject", "ListObjectsV2", "GetObject", "GetObject"]
+        assert gateway.clients() == [options["s3_client"], "boto3"]
+        return [dict(asked.headers) for asked in gateway.asked]
 
 
-def test_no_checksums_that_only_aws_knows_are_sent(any_bucket: Bucket, settings: Settings) -> None:
-    store = S3Store.connect(settings)
-    sent = headers_sent(store)
-    use_all(store, any_bucket.uri("a.bin"))
-    assert set(sent) == {"PutObject", "ListObjectsV2", "GetObject"}
-    for headers in sent.values():
+def test_no_checksums_that_only_aws_knows_are_sent(any_bucket: Bucket, s3_client: str) -> None:
+    for headers in headers_sent(any_bucket, s3_client=s3_client):
         assert [name for name in headers if "checksum" in name or name == "x-amz-trailer"] == []
         assert "aws-chunked" not in headers.get("content-encoding", "")
 
 
 @pytest.mark.parametrize("pays", [True, False])
-def test_the_requester_pays_where_the_setting_says_so(any_bucket: Bucket, pays: bool) -> None:
-    store = S3Store.connect(load_settings(s3_endpoint_url=any_bucket.endpoint_url, s3_requester_pays=pays))
-    sent = headers_sent(store)
-    use_all(store, any_bucket.uri("a.bin"))
-    payers = {headers.get("x-amz-request-payer") for headers in sent.values()}
-    assert payers == {"requester" if pays else None}
+def test_the_requester_pays_where_the_setting_says_so(any_bucket: Bucket, s3_client: str, pays: bool) -> None:
+    sent = headers_sent(any_bucket, s3_client=s3_client, s3_requester_pays=pays)
+    assert {headers.get("x-amz-request-payer") for headers in sent} == {"requester" if pays else None}
 
 
-def test_a_server_that_ignores_if_match_serves_no_other_version(any_bucket: Bucket, settings: Settings) -> None:
-    store = S3Store.connect(settings)
-
-    def ignore(params: dict[str, Any], **_: object) -> None:
-        assert params["headers"].pop("If-Match")
-
-    store._client.meta.events.register("before-call.s3.GetObject", ignore)
-    uri = any_bucket.put("a.jpg", b"first")
+def test_a_server_that_ignores_if_match_serves_no_other_version(
+    s3_bucket: Bucket, s3_gateway: S3Gateway, s3_client: str
+) -> None:
+    s3_gateway.left_out.add("if-match")
+    store = knowing(s3_bucket, load_settings(s3_endpoint_url=s3_gateway.url, s3_client=s3_client))
+    uri = s3_bucket.put("a.jpg", b"first")
     (listed,) = store.list(uri)
     assert store.fetch(uri, etag=listed.etag, max_bytes=100).data == b"first"
-    any_bucket.put("a.jpg", b"other")
+    s3_bucket.put("a.jpg", b"other")
     with pytest.raises(ImageError) as caught:
         store.fetch(uri, etag=listed.etag, max_bytes=100)
     assert caught.value.reason == "changed"

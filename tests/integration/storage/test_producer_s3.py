@@ -21,7 +21,7 @@ from scanfleet.producer.sources.listed import BucketSource
 from scanfleet.producer.sources.listing import Listing
 from scanfleet.producer.sources.open import open_source
 from scanfleet.queue.app import make_app
-from scanfleet.storage.s3 import S3Store
+from scanfleet.storage.s3.store import S3Store
 from tests.services import Bucket, S3Server
 
 

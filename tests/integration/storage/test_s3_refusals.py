@@ -1,58 +1,30 @@
 """What S3 says of one object, of the credentials and of itself; the answers are those of AWS, MinIO and proxies."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from botocore.awsrequest import AWSResponse
 
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import ImageError, ObjectRefused, StoreUnavailable
-from scanfleet.storage.open import OpenStores
-from scanfleet.storage.s3 import S3Store
-from scanfleet.storage.shards.store import ShardStore
+from scanfleet.storage.s3.store import S3Store
+from tests.helpers.s3_stores import knowing
 from tests.rigs.worker_rig import Rig, png, rig
-from tests.services import Bucket
+from tests.services import Bucket, S3Gateway
 
 SSE = "The object was stored using a form of Server Side Encryption. The correct parameters must be provided"
+ETAG = '"0"'
 LOGIN = b"<html><body>Please log in</body></html>"
 
 
 @pytest.fixture
-def settings(s3_bucket: Bucket) -> Settings:
-    return load_settings(s3_endpoint_url=s3_bucket.endpoint_url)
+def settings(s3_gateway: S3Gateway, s3_client: str) -> Settings:
+    return load_settings(s3_endpoint_url=s3_gateway.url, s3_client=s3_client)
 
 
-class Body:
-    def __init__(self, data: bytes) -> None:
-        self._data = data
-
-    def stream(self, **_: object) -> Any:
-        yield self._data
-
-    def read1(self, n: int) -> bytes:
-        data, self._data = self._data[:n], self._data[n:]
-        return data
-
-    def read(self, *_: object) -> bytes:
-        return self.read1(len(self._data))
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> "Body":
-        return self
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def answer(store: S3Store, status: int, body: bytes, *, of: str = "GetObject", **headers: str) -> None:
-    """Have the server give this answer from now on."""
-
-    def instead(request: Any, **_: object) -> AWSResponse:
-        return AWSResponse(request.url, status, {name.replace("_", "-"): v for name, v in headers.items()}, Body(body))
-
-    store._client.meta.events.register(f"before-send.s3.{of}", instead)
+@pytest.fixture
+def store(s3_bucket: Bucket, settings: Settings) -> S3Store:
+    return knowing(s3_bucket, settings)
 
 
 def error(code: str, message: str = "No.") -> bytes:
@@ -72,11 +44,12 @@ def error(code: str, message: str = "No.") -> bytes:
         (400, "InvalidArgument", "Something about this object", "refused"),
     ],
 )
-def test_a_refusal_of_the_object(settings: Settings, status: int, code: str, message: str, reason: str) -> None:
-    store = S3Store.connect(settings)
-    answer(store, status, error(code, message))
+def test_a_refusal_of_the_object(
+    s3_bucket: Bucket, s3_gateway: S3Gateway, store: S3Store, status: int, code: str, message: str, reason: str
+) -> None:
+    s3_gateway.answer(status, error(code, message))
     with pytest.raises(ObjectRefused, match=code) as caught:
-        store.fetch("s3://b/x.png", etag=None, max_bytes=10)
+        store.fetch(s3_bucket.uri("x.png"), etag=ETAG, max_bytes=10)
     assert (caught.value.failure.stage, caught.value.failure.reason) == ("fetch", reason)
 
 
@@ -93,41 +66,39 @@ def test_a_refusal_of_the_object(settings: Settings, status: int, code: str, mes
         (500, "InternalError"),
     ],
 )
-def test_what_says_nothing_of_the_object_is_a_wait(settings: Settings, status: int, code: str) -> None:
-    store = S3Store.connect(settings)
-    answer(store, status, error(code))
+def test_what_says_nothing_of_the_object_is_a_wait(
+    s3_bucket: Bucket, s3_gateway: S3Gateway, store: S3Store, status: int, code: str
+) -> None:
+    s3_gateway.answer(status, error(code))
     with pytest.raises(StoreUnavailable, match=code) as caught:
-        store.fetch("s3://b/x.png", etag=None, max_bytes=10)
+        store.fetch(s3_bucket.uri("x.png"), etag=ETAG, max_bytes=10)
     assert not isinstance(caught.value, ObjectRefused)
 
 
 @pytest.mark.parametrize("uri", ["s3://no bucket!/x.png", "s3://b/", f"s3://b/{'x' * 1100}"])
-def test_a_name_that_cannot_exist_is_an_error_of_the_image(settings: Settings, uri: str) -> None:
-    store = S3Store.connect(settings)
+def test_a_name_that_cannot_exist_is_an_error_of_the_image(s3_gateway: S3Gateway, store: S3Store, uri: str) -> None:
     if len(uri) > 1000:
-        answer(store, 400, error("KeyTooLongError"))
+        s3_gateway.answer(400, error("KeyTooLongError"))
     with pytest.raises(ImageError) as caught:
         store.fetch(uri, etag=None, max_bytes=10)
     assert caught.value.reason == "bad_name"
 
 
-def test_a_page_of_a_proxy_is_no_object(s3_bucket: Bucket, settings: Settings) -> None:
-    store = S3Store.connect(settings)
+def test_a_page_of_a_proxy_is_no_object(s3_bucket: Bucket, s3_gateway: S3Gateway, store: S3Store) -> None:
     uri = s3_bucket.put("a.png", png(1))
     (listed,) = store.list(uri)
-    answer(store, 200, LOGIN, Content_Length=str(len(LOGIN)), Content_Type="text/html")
+    s3_gateway.answer(200, LOGIN, Content_Type="text/html")
     for etag in (None, listed.etag):
         with pytest.raises(StoreUnavailable, match="without ETag"):
             store.fetch(uri, etag=etag, max_bytes=1000)
-    answer(store, 200, LOGIN, of="ListObjectsV2", Content_Type="text/html")
+    s3_gateway.answer(200, LOGIN, of="ListObjectsV2", Content_Type="text/html")
     with pytest.raises(StoreUnavailable, match="no listing"):
         store.confirm_missing(uri, etag=listed.etag, root_id=None)
     with pytest.raises(StoreUnavailable, match="no listing"):
         list(store.list(s3_bucket.uri()))
 
 
-def test_the_listing_is_asked_about_a_missing_object(s3_bucket: Bucket, settings: Settings) -> None:
-    store = S3Store.connect(settings)
+def test_the_listing_is_asked_about_a_missing_object(s3_bucket: Bucket, s3_gateway: S3Gateway, store: S3Store) -> None:
     uri = s3_bucket.put("a.png", b"first")
     (listed,) = store.list(uri)
     with pytest.raises(StoreUnavailable, match="is listed"):
@@ -140,7 +111,7 @@ def test_the_listing_is_asked_about_a_missing_object(s3_bucket: Bucket, settings
             store.confirm_missing(uri, etag=etag, root_id=None)
     s3_bucket.put("a.png.txt", b"another")
     store.confirm_missing(uri, etag=listed.etag, root_id=None)
-    answer(store, 403, error("AccessDenied"), of="ListObjectsV2")
+    s3_gateway.answer(403, error("AccessDenied"), of="ListObjectsV2")
     store.confirm_missing(uri, etag=listed.etag, root_id=None)  # cannot be asked
 
 
@@ -155,23 +126,16 @@ def again(worker: Rig, times: int = 3) -> None:
         worker.drain()
 
 
-def store_of(worker: Rig) -> S3Store:
-    stores = worker.pipeline._context.stores
-    assert isinstance(stores, OpenStores)
-    shards = stores("s3://b/x", None)
-    assert isinstance(shards, ShardStore)
-    assert isinstance(shards.inner, S3Store)
-    return shards.inner
-
-
-def test_a_gateway_that_finds_nothing_any_more_is_waited_for(tmp_path: Path, s3_bucket: Bucket) -> None:
+def test_a_gateway_that_finds_nothing_any_more_is_waited_for(
+    tmp_path: Path, s3_bucket: Bucket, s3_gateway: S3Gateway, s3_client: str
+) -> None:
     for number in range(12):
         s3_bucket.put(f"{number}.png", png(number))
-    with rig(tmp_path, s3_endpoint_url=s3_bucket.endpoint_url, real_stores=True) as worker:
+    with rig(tmp_path, s3_endpoint_url=s3_gateway.url, s3_client=s3_client, real_stores=True) as worker:
         scan = worker.scan_listed(listed(worker, s3_bucket), batch_images=4)
         worker.pipeline.run(None)
         assert worker.progress(scan).n_verdicts == 4
-        answer(store_of(worker), 404, error("NoSuchKey"))
+        s3_gateway.answer(404, error("NoSuchKey"))
         again(worker)
         assert worker.failures() == {}
         assert worker.progress(scan).n_pending == 8

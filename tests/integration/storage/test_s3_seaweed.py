@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 from PIL import Image as PillowImage
 
-from scanfleet.config.settings import Settings, load_settings
+from scanfleet.config.settings import load_settings
 from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import AccessDenied, ImageError, StoreUnavailable
 from scanfleet.storage.base import ObjectInfo
-from scanfleet.storage.s3 import S3Store
+from scanfleet.storage.s3.store import S3Store
+from tests.helpers.s3_stores import knowing
 from tests.rigs.worker_rig import rig
 from tests.services import Bucket
 from tests.services.seaweed import STRANGER
@@ -34,13 +35,12 @@ FOLDED_KEYS = ("/lead.jpg", "a//b.jpg", "back\\slash.jpg")  # SeaweedFS keeps a 
 
 
 @pytest.fixture
-def store(seaweed_bucket: Bucket) -> S3Store:
-    return connected(seaweed_bucket)
+def store(seaweed_bucket: Bucket, s3_client: str) -> S3Store:
+    return knowing(seaweed_bucket, load_settings(s3_endpoint_url=seaweed_bucket.endpoint_url, s3_client=s3_client))
 
 
 def connected(bucket: Bucket) -> S3Store:
-    settings: Settings = load_settings(s3_endpoint_url=bucket.endpoint_url)
-    return S3Store.connect(settings)
+    return S3Store.connect(load_settings(s3_endpoint_url=bucket.endpoint_url))
 
 
 def put_all(bucket: Bucket, keys: list[str]) -> None:
@@ -72,17 +72,17 @@ def test_pages_come_in_order_from_any_key_and_prefix(seaweed_bucket: Bucket, sto
     assert next(gone).uri == listed[1101]
 
 
-def test_odd_keys_are_listed_and_read_as_they_are(seaweed_bucket: Bucket) -> None:
-    _check_round_trip(seaweed_bucket, ODD_KEYS)
+def test_odd_keys_are_listed_and_read_as_they_are(seaweed_bucket: Bucket, store: S3Store) -> None:
+    _check_round_trip(seaweed_bucket, store, ODD_KEYS)
 
 
-def test_keys_that_no_folder_could_have_are_read_as_they_are(s3_bucket: Bucket) -> None:
-    _check_round_trip(s3_bucket, FOLDED_KEYS)
+def test_keys_that_no_folder_could_have_are_read_as_they_are(s3_bucket: Bucket, s3_client: str) -> None:
+    settings = load_settings(s3_endpoint_url=s3_bucket.endpoint_url, s3_client=s3_client)
+    _check_round_trip(s3_bucket, knowing(s3_bucket, settings), FOLDED_KEYS)
 
 
-def _check_round_trip(bucket: Bucket, keys: tuple[str, ...]) -> None:
+def _check_round_trip(bucket: Bucket, store: S3Store, keys: tuple[str, ...]) -> None:
     put_all(bucket, list(keys))
-    store = connected(bucket)
     listed = list(store.list(bucket.uri()))
     assert [info.uri for info in listed] == [bucket.uri(key) for key in sorted(keys, key=str.encode)]
     for info in listed:

@@ -13,7 +13,7 @@ from scanfleet.producer.sources.filters import Filters
 from scanfleet.producer.sources.listing import Listing
 from scanfleet.producer.sources.open import open_source
 from scanfleet.storage.base import Span
-from scanfleet.storage.s3 import S3Store
+from scanfleet.storage.s3.store import S3Store
 from scanfleet.storage.shards.store import ShardStore
 from tests.helpers.shards import tar_of, zip_of
 from tests.rigs.worker_rig import png, rig

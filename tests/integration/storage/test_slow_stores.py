@@ -11,7 +11,7 @@ from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import StoreUnavailable
 from scanfleet.storage.folder import FolderStore
 from scanfleet.storage.open import open_store
-from scanfleet.storage.s3 import S3Store
+from scanfleet.storage.s3.store import S3Store
 from tests.helpers.patience import patient
 from tests.rigs.worker_rig import png, rig
 from tests.services import Bucket
@@ -49,9 +49,10 @@ def test_a_dripping_store_makes_a_batch_wait_and_fails_no_image(tmp_path: Path, 
         assert "too slow" in progress.waiting_for
 
 
-def test_the_deadline_of_a_fetch_is_over_with_the_fetch(s3_bucket: Bucket) -> None:
+def test_the_deadline_of_a_fetch_is_over_with_the_fetch(s3_bucket: Bucket, s3_client: str) -> None:
     """A listing, and the next fetch on the same connection, have their own time."""
-    settings = load_settings(s3_endpoint_url=s3_bucket.endpoint_url, fetch_deadline_seconds=3.0)
+    where = {"s3_endpoint_url": s3_bucket.endpoint_url, "s3_client": s3_client}
+    settings = load_settings(**where, fetch_deadline_seconds=3.0)
     store = S3Store.connect(settings)
     for number in range(3):
         s3_bucket.put(f"{number}.png", png(number))

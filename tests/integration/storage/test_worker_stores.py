@@ -14,7 +14,7 @@ from scanfleet.db.tables import Scan, Verdict
 from scanfleet.db.training.adapters import AdapterInfo
 from scanfleet.models.adapters.card import CARD, SETTINGS, AdapterCard, LoraSettings, read_card, write_adapter
 from scanfleet.models.errors import ModelInvalid
-from scanfleet.storage.s3 import S3Store
+from scanfleet.storage.s3.store import S3Store
 from scanfleet.worker.scoring.adapters import AdapterFolders
 from scanfleet.worker.scoring.factory import question_of
 from tests.rigs.worker_rig import Rig, png, rig

@@ -17,7 +17,7 @@ from scanfleet.storage.file_uri import path_to_uri, uri_to_path
 from scanfleet.storage.folder import FolderStore
 from scanfleet.storage.memory import MemoryStore
 from scanfleet.storage.open import open_store
-from scanfleet.storage.s3 import S3Store
+from scanfleet.storage.s3.store import S3Store
 
 
 def uris(store: ObjectStore, location: str) -> list[str]:

@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 from scanfleet.producer.labels.formats.entries import Options, name_of
 from scanfleet.producer.sources.manifest import MalformedLineError
-from scanfleet.storage.s3_uri import s3_of_address
+from scanfleet.storage.s3.uri import s3_of_address
 
 IMAGE_FIELDS = ("image", "img", "url", "uri")
 RESOLVED = re.compile(r"/(?:tasks|projects)/\d+/(?:presign|resolve)/?$")  # Label Studio's own address of an object

@@ -12,7 +12,7 @@ from scanfleet.errors import BadLabels
 from scanfleet.producer.labels.formats.detect import read_labels
 from scanfleet.producer.labels.formats.entries import Entry, Options, Problems
 from scanfleet.producer.labels.label_names import parse_map
-from scanfleet.storage.s3_uri import s3_of_address
+from scanfleet.storage.s3.uri import s3_of_address
 from tests.helpers.work_done import n_lines
 from tests.unit.producer.labels.label_files import CVAT, classified, detection, rectangle, row
 from tests.unit.producer.labels.test_left_out import imported, put

@@ -1,4 +1,7 @@
-"""S3 and everything that speaks it, through boto3. Credentials come from boto3's provider chain only."""
+"""S3 and everything that speaks it. Credentials come from boto3's provider chain only.
+
+boto3 lists, writes, and says what an error means; `scanfleet.storage.s3.direct` reads most objects for less.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +11,18 @@ from typing import Any
 
 import boto3
 import botocore.exceptions
+import botocore.session
 from botocore.config import Config
 
 from scanfleet.config.settings import Settings
 from scanfleet.errors import AccessDenied, BadSource, SourceNotFound, StoreUnavailable
 from scanfleet.storage.base import FetchedObject, ObjectInfo, Span, fetch_error
 from scanfleet.storage.deadline import Deadline, read_capped
-from scanfleet.storage.s3_errors import TRANSIENT, first_line, raise_for_bucket, raise_for_object
-from scanfleet.storage.s3_upload import S3Upload
-from scanfleet.storage.s3_uri import split_s3
+from scanfleet.storage.s3.direct import DirectReads, bare
+from scanfleet.storage.s3.errors import TRANSIENT, first_line, raise_for_bucket, raise_for_object
+from scanfleet.storage.s3.listing import read_pages_fast
+from scanfleet.storage.s3.upload import S3Upload
+from scanfleet.storage.s3.uri import split_s3
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+)")
 MAX_PUT_BYTES = 5 << 30  # the limit of one request
@@ -25,8 +31,16 @@ MAX_PUT_BYTES = 5 << 30  # the limit of one request
 class S3Store:
     """Objects of any bucket that the credentials of this process can read, or write."""
 
-    def __init__(self, client: Any, *, deadline_seconds: float = 120.0, requester_pays: bool = False) -> None:
-        self._client = client
+    def __init__(
+        self,
+        client: Any,
+        *,
+        deadline_seconds: float = 120.0,
+        requester_pays: bool = False,
+        direct: DirectReads | None = None,
+    ) -> None:
+        """direct: reads the objects of buckets that are known; None: boto3 reads all of them."""
+        self._client, self._direct = client, direct
         self._deadline_seconds = deadline_seconds
         self._payer = {"RequestPayer": "requester"} if requester_pays else {}
 
@@ -43,10 +57,23 @@ class S3Store:
             response_checksum_validation="when_required",
         )
         try:
-            client = boto3.session.Session().client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
+            core = botocore.session.get_session()
+            session = boto3.session.Session(botocore_session=core)
+            client = session.client("s3", endpoint_url=settings.s3_endpoint_url, config=config)
+            ca_file = core.get_config_variable("ca_bundle")
         except (ValueError, botocore.exceptions.BotoCoreError) as error:
             raise BadSource(f"S3 cannot be set up: {error}") from None
-        return cls(client, deadline_seconds=settings.fetch_deadline_seconds, requester_pays=settings.s3_requester_pays)
+        read_pages_fast(client)
+        direct = None
+        if settings.s3_client == "obstore":
+            direct = DirectReads(settings, credentials=session.get_credentials, ca_file=ca_file)
+            direct.watch(client)
+        return cls(
+            client,
+            deadline_seconds=settings.fetch_deadline_seconds,
+            requester_pays=settings.s3_requester_pays,
+            direct=direct,
+        )
 
     def list(self, location: str, *, after: str | None = None) -> Iterator[ObjectInfo]:
         bucket, prefix = split_s3(location)
@@ -69,6 +96,17 @@ class S3Store:
 
     def fetch(self, uri: str, *, etag: str | None, max_bytes: int, span: Span | None = None) -> FetchedObject:
         bucket, key = split_s3(uri)
+        if self._direct is not None:
+            found = self._direct.fetch(bucket, key, etag=etag, max_bytes=max_bytes, span=span)
+            if found is not None:
+                return found
+        found = self._fetch_by_boto3(uri, etag=etag, max_bytes=max_bytes, span=span)
+        if self._direct is not None:
+            self._direct.learn(bucket, key)
+        return found
+
+    def _fetch_by_boto3(self, uri: str, *, etag: str | None, max_bytes: int, span: Span | None) -> FetchedObject:
+        bucket, key = split_s3(uri)
         more = self._payer | ({"IfMatch": etag} if etag else {})
         if span is not None:
             more["Range"] = f"bytes={span.offset}-{span.offset + span.length - 1}"
@@ -79,7 +117,7 @@ class S3Store:
                 found, length = answer.get("ETag"), answer.get("ContentLength")
                 if not found or length is None:  # a page of a proxy, in the place of the object
                     raise StoreUnavailable(f"s3://{bucket}: an answer without ETag or length: is this an S3 server?")
-                if etag and _bare(found) != _bare(etag):  # some servers ignore If-Match
+                if etag and bare(found) != bare(etag):  # some servers ignore If-Match
                     raise fetch_error("changed", "the object changed after it was listed")
                 size = length if span is None else _size_behind(answer, span, bucket)
                 data = read_capped(response, deadline, length=length, max_bytes=max_bytes)
@@ -96,7 +134,7 @@ class S3Store:
         bucket, key = split_s3(uri)
         try:
             found = next(self.list(f"s3://{bucket}/{key}"), None)
-            if found is not None and found.uri == uri and (etag is None or _bare(found.etag or "") == _bare(etag)):
+            if found is not None and found.uri == uri and (etag is None or bare(found.etag or "") == bare(etag)):
                 raise StoreUnavailable(f"{uri} is listed, and not there when it is fetched")
             if found is None and next(self.list(f"s3://{bucket}/"), None) is None:
                 raise StoreUnavailable(f"s3://{bucket} is empty: if its objects were deleted, cancel the scan")
@@ -119,13 +157,8 @@ class S3Store:
             raise StoreUnavailable(f"s3://{bucket}: {first_line(error)}") from error
 
     def upload(self, uri: str) -> S3Upload:
-        """Return a file for an object of any size (`scanfleet.storage.s3_upload.completed`). Raises BadSource."""
+        """Return a file for an object of any size (`scanfleet.storage.s3.upload.completed`). Raises BadSource."""
         return S3Upload(self._client, uri, more=self._payer)
-
-
-def _bare(etag: str) -> str:
-    """Return an etag without quotes and mark of weakness: servers write it differently in lists and answers."""
-    return etag.removeprefix("W/").strip('"')
 
 
 def _size_behind(answer: Mapping[str, Any], span: Span, bucket: str) -> int:

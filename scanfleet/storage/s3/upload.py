@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 import botocore.exceptions
 
 from scanfleet.errors import AccessDenied, BadSource, StoreUnavailable
-from scanfleet.storage.s3_errors import TRANSIENT, first_line, raise_for_bucket
-from scanfleet.storage.s3_uri import split_s3
+from scanfleet.storage.s3.errors import TRANSIENT, first_line, raise_for_bucket
+from scanfleet.storage.s3.uri import split_s3
 
 PART_BYTES = 16 << 20
 PARTS_OF_A_SIZE = 1000  # of at most 10,000 parts: after as many, parts grow by PART_BYTES, which admits 800 GB
