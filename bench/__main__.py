@@ -15,8 +15,8 @@ SKIPPED = 77  # exit code: nothing could be measured here
 MODULES = {
     "decode": "bench.decode",
     "prefill": "bench.prefill",
-    "feed": "bench.feed",
     "fleet": "bench.fleet",
+    "feed": "bench.feed",
     "ledger": "bench.ledger",
     "control": "bench.control",
     "precision": "bench.precision",

@@ -27,9 +27,9 @@ def run() -> Report:
         try:
             figures: dict[str, float] = {}
             for name, width, height, n_images in SIZES:
-                figures |= _compare(name, _jpeg(width, height), n_images, here, decoders.decode)
+                figures |= _compare(name, jpeg(width, height), n_images, here, decoders.decode)
             near = partial(here, enough=ENOUGH), partial(decoders.decode, enough=ENOUGH)
-            figures |= _compare(f"{name}_near", _jpeg(width, height), n_images, *near)
+            figures |= _compare(f"{name}_near", jpeg(width, height), n_images, *near)
         finally:
             decoders.close()
     notes = (
@@ -54,11 +54,11 @@ def _compare(
     }
 
 
-def _jpeg(width: int, height: int) -> bytes:
+def jpeg(width: int, height: int, *, quality: int = 90) -> bytes:
     """Return smooth shapes with some grain: about as hard to decode as a photograph."""
     coarse = Image.effect_noise((max(2, width // 12), max(2, height // 12)), 90).resize((width, height))
     grain = Image.effect_noise((width, height), 20)
     image = Image.merge("RGB", [Image.blend(coarse, grain, share) for share in (0.1, 0.2, 0.3)])
     buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=90)
+    image.save(buffer, "JPEG", quality=quality)
     return buffer.getvalue()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, Literal, Protocol
+from typing import ClassVar, Literal, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -157,12 +157,38 @@ class ModelIdentity:
     adapter_sha256: str | None  # None: the base model alone
 
 
+class Resizing(NamedTuple):
+    """How `prepare` resizes: sides are multiples of `unit`, and the pixels lie between `least` and `most`.
+
+    strict: where enlarging rounds up beyond `most`, the size is chosen again. resample: number of Pillow's filter.
+    """
+
+    unit: int
+    least: int
+    most: int
+    strict: bool
+    resample: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Detail:
-    """The smallest decoded size at which the model loses nothing, in pixels."""
+    """The smallest decoded size at which the model loses nothing, in pixels.
+
+    resizing: `prepare` does no more than this, and takes a `Resized`; None: it takes a whole image alone.
+    """
 
     pixels: int
     short_side: int
+    resizing: Resizing | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resized:
+    """An image that was resized where it was decoded, as a `Resizing` says."""
+
+    rgb: bytearray  # 8 bits, row by row
+    size: tuple[int, int]  # (width, height)
+    original_size: tuple[int, int]  # before it was resized
 
 
 class Prepared(Protocol):
@@ -186,8 +212,10 @@ class Scorer(Protocol):
         """The image size that `prepare` needs; None: all pixels."""
         ...
 
-    def prepare(self, image: Image.Image) -> Prepared:
-        """Resize and normalise one RGB image. CPU only; many threads may call it at once.
+    def prepare(self, image: Image.Image | Resized) -> Prepared:
+        """Resize and normalise one RGB image; a `Resized` only where `detail` says how.
+
+        CPU only; many threads may call it at once.
 
         Raises:
             ImageUnsuitable: The model cannot take this image.

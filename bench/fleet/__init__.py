@@ -88,8 +88,7 @@ def run() -> Report:
         bare = Bare(Path(folder))
         with fleet(token_budget=bare.token_budget) as rig:
             archives = {side: draw(DRAWN, side=side) for side in IMAGES}
-            rig.put("warm", distinct(archives[448], 64, salt="warm"))
-            rig.scan("warm")
+            rig.scan(rig.put("warm", distinct(archives[448], 64, salt="warm")))
             duels = []
             for side, n in IMAGES.items():
                 duels.append(duel(rig, bare, archives[side], side=side, n=n))
@@ -137,9 +136,9 @@ def duel(rig: Fleet, bare: Bare, files: Sequence[bytes], *, side: int, n: int) -
     cpu: list[dict[str, float]] = []
     for turn in range(REPEATS):
         prefix = f"{side}-{turn}"
-        rig.put(prefix, distinct(files, n, salt=prefix))
+        source = rig.put(prefix, distinct(files, n, salt=prefix))
         with cpu_used(rig.pids) as used:
-            scanned = rig.scan(prefix)
+            scanned = rig.scan(source)
         before = time.process_time()
         turns.append((scanned, n / seconds(lambda: bare.score(images))))
         cpu.append({"bare": time.process_time() - before} | used)
@@ -155,9 +154,9 @@ def duel(rig: Fleet, bare: Bare, files: Sequence[bytes], *, side: int, n: int) -
 
 def memory(rig: Fleet, files: Sequence[bytes]) -> Growth:
     """Measure one worker process over one long scan of small pictures."""
-    rig.put("long", distinct(files, LATE, salt="long"))
-    with rss_watched(rig.pids["worker"], lambda: rig.n_scored("long")) as samples:
-        rig.wait(rig.enqueue("long"))
+    source = rig.put("long", distinct(files, LATE, salt="long"))
+    with rss_watched(rig.pids["worker"], lambda: rig.n_scored(source)) as samples:
+        rig.wait(rig.enqueue(source))
     return Growth(early=_rss(samples, around=EARLY), late=_rss(samples, around=LATE - EARLY // 2))
 
 

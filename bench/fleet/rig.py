@@ -25,11 +25,13 @@ from scanfleet.stats.stage_times import StageTimes
 from tests.services.postgres import PostgresServer
 from tests.services.process import LAUNCHER
 from tests.services.redis import RedisServer
-from tests.services.s3 import Bucket, S3Server
+from tests.services.s3 import Bucket
+from tests.services.seaweed import SeaweedServer
 
 CHECK = "overlay"
 POLL_SECONDS = 0.2
 UPLOADS = 4  # at once
+WORKER = ("-m", "scanfleet.worker", "score")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,17 +54,18 @@ class Fleet:
     bucket: Bucket
     pids: dict[str, int]  # by kind of process
 
-    def put(self, prefix: str, files: Sequence[bytes]) -> None:
-        """Upload files as s3://bucket/prefix/0000000 and so on."""
+    def put(self, prefix: str, files: Sequence[bytes]) -> str:
+        """Upload files as s3://bucket/prefix/0000000 and so on; return the address of the prefix."""
         with ThreadPoolExecutor(UPLOADS) as threads:
             names = (f"{prefix}/{number:07}.jpg" for number in range(len(files)))
             for _ in threads.map(self.bucket.put, names, files):
                 pass
+        return self.bucket.uri(prefix + "/")
 
-    def scan(self, prefix: str) -> Scanned:
-        """Enqueue a prefix as `scanfleet scan` does, and wait until all of it is scored."""
+    def scan(self, source: str) -> Scanned:
+        """Enqueue a source as `scanfleet scan` does, and wait until all of it is scored."""
         start = time.perf_counter()
-        scan_id = self.enqueue(prefix)
+        scan_id = self.enqueue(source)
         done = self.wait(scan_id)
         seconds = time.perf_counter() - start
         with reading(self.engine) as connection:
@@ -77,10 +80,10 @@ class Fleet:
             raise AssertionError(f"{done.n_images} images, {done.n_verdicts} verdicts, {done.n_reused} reused")
         return done
 
-    def enqueue(self, prefix: str) -> str:
+    def enqueue(self, source: str) -> str:
         """List, write and notify while the worker starts on it, and return the scan's id."""
         request = Request(
-            sources=(self.bucket.uri(prefix + "/"),),
+            sources=(source,),
             check_names=(CHECK,),
             model=None,
             include=(),
@@ -94,12 +97,10 @@ class Fleet:
             *_, last = session.enqueue(request)
         return last.scan.id
 
-    def n_scored(self, prefix: str) -> int:
-        """Return the verdicts of the scan over a prefix; 0 before it begins. Its listing may still run."""
+    def n_scored(self, source: str) -> int:
+        """Return the verdicts of the scan over a source; 0 before it begins. Its listing may still run."""
         with reading(self.engine) as connection:
-            found = [
-                scan for scan in scans.list_scans(connection, limit=1) if self.bucket.uri(prefix + "/") in scan.sources
-            ]
+            found = [scan for scan in scans.list_scans(connection, limit=1) if source in scan.sources]
             return sum(scans.progress(connection, scan.id).n_verdicts for scan in found)
 
     def progress(self, scan_id: str) -> scans.Progress:
@@ -108,11 +109,14 @@ class Fleet:
 
 
 @contextmanager
-def fleet(*, token_budget: int) -> Iterator[Fleet]:
-    """Start servers and worker, and stop them at the end. The worker has default settings except for its budget."""
+def fleet(*, token_budget: int, model: str = "pocket", command: Sequence[str] = WORKER) -> Iterator[Fleet]:
+    """Start servers and worker, and stop them at the end. The worker has default settings except for its budget.
+
+    command: what Python runs as the worker.
+    """
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
-        s3, redis = stack.enter_context(S3Server()), stack.enter_context(RedisServer())
+        s3, redis = stack.enter_context(SeaweedServer()), stack.enter_context(RedisServer())
         postgres = stack.enter_context(PostgresServer(durable=True))
         os.environ.update(s3.env)  # for the producer in this process; the worker inherits it
         environment = {
@@ -120,7 +124,7 @@ def fleet(*, token_budget: int) -> Iterator[Fleet]:
             "SCANFLEET_DATABASE_URL": postgres.fresh_database(),
             "SCANFLEET_BROKER_URL": redis.url,
             "SCANFLEET_S3_ENDPOINT_URL": s3.url,
-            "SCANFLEET_MODEL": "pocket",
+            "SCANFLEET_MODEL": model,
             "SCANFLEET_TOKEN_BUDGET": str(token_budget),
         }
         os.environ.update(environment)
@@ -129,15 +133,15 @@ def fleet(*, token_budget: int) -> Iterator[Fleet]:
         stack.callback(engine.dispose)
         upgrade(engine)
         bucket = s3.make_bucket("bench")
-        worker = stack.enter_context(_worker(folder / "worker.log"))
+        worker = stack.enter_context(_worker(folder / "worker.log", command))
         pids = {"worker": worker.pid, "s3": s3.pid, "postgres": postgres.pid, "redis": redis.pid}
         yield Fleet(settings=settings, engine=engine, bucket=bucket, pids=pids)
 
 
 @contextmanager
-def _worker(log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def _worker(log: Path, arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
     with log.open("wb") as stream:
-        command = [sys.executable, "-m", "scanfleet.worker", "score"]
+        command = [sys.executable, *arguments]
         ending_with_us = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), "--", *command]
         process = subprocess.Popen(ending_with_us, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
     try:

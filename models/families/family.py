@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoImageProcessor
 
 from scanfleet.models.errors import ModelInvalid
 from scanfleet.models.families.cells import Cells
-from scanfleet.models.types import Detail
+from scanfleet.models.types import Detail, Resized, Resizing
 
 LONGEST_PROMPT = 4096  # tokens; every prompt is shorter, and an attention window must not be
 
@@ -130,6 +130,14 @@ class ImageReader(ABC):
         """Return the smallest size to which an image may be decoded under a pixel budget."""
         # Four decoded pixels for each pixel that the model reads, so that resizing has enough to average.
         return Detail(pixels=4 * max_pixels, short_side=1)
+
+    def resizing(self, *, max_pixels: int, min_pixels: int | None) -> Resizing | None:
+        """Return all that `prepare` does to the pixels of an image, if it only resizes it."""
+        return None
+
+    def take(self, image: Resized, resizing: Resizing) -> PreparedImage:
+        """Return what `prepare` returns of an image that was resized elsewhere."""
+        raise AssertionError(f"{type(self).__name__} resizes no image like {resizing}")
 
     @property
     def min_pixels(self) -> int:

@@ -18,6 +18,7 @@ from scanfleet.models.errors import ImageUnsuitable
 from scanfleet.models.families.cells import Cells
 from scanfleet.models.families.family import LANGUAGE_LINEAR, Family, ImageReader, PreparedImage, normalise
 from scanfleet.models.families.segments import use_segments
+from scanfleet.models.types import Resized, Resizing
 
 VISION = ("model.visual",)
 
@@ -46,23 +47,39 @@ class QwenReader(ImageReader):
         Raises:
             ImageUnsuitable: the aspect ratio is over 200.
         """
+        how = self.resizing(max_pixels=max_pixels, min_pixels=min_pixels)
+        size = _resized(image.size, how)
+        resized = image.convert("RGB").resize(size, Image.Resampling(how.resample))
+        return self._prepared(torch.from_numpy(np.array(resized)), size, image.size)
+
+    def resizing(self, *, max_pixels: int, min_pixels: int | None) -> Resizing:
+        """Return how `prepare` resizes."""
+        return Resizing(
+            unit=self.patch_size * self.merge_size,
+            least=min(self.min_pixels if min_pixels is None else min_pixels, max_pixels),
+            most=max_pixels,
+            strict=min_pixels is None,
+            resample=int(self.image_processor.resample),
+        )
+
+    def take(self, image: Resized, resizing: Resizing) -> PreparedImage:
+        """Return what `prepare` returns of an image that was resized elsewhere."""
+        size = _resized(image.original_size, resizing)
+        if image.size != size:
+            raise AssertionError(f"{image.original_size} pixels were resized to {image.size}, and not to {size}")
+        pixels = torch.frombuffer(image.rgb, dtype=torch.uint8).view(size[1], size[0], 3)
+        return self._prepared(pixels, size, image.original_size)
+
+    def _prepared(self, pixels: torch.Tensor, size: tuple[int, int], original_size: tuple[int, int]) -> PreparedImage:
         unit = self.patch_size * self.merge_size
-        least = min(self.min_pixels if min_pixels is None else min_pixels, max_pixels)
-        try:
-            height, width = smart_resize(image.height, image.width, unit, least, max_pixels)
-            if min_pixels is None and height * width > max_pixels:  # enlarging rounds up
-                height, width = smart_resize(height, width, unit, 1, max_pixels)
-        except ValueError as error:
-            raise ImageUnsuitable(f"image of {image.width} x {image.height} pixels: {error}") from error
-        resized = image.convert("RGB").resize((width, height), Image.Resampling(self.image_processor.resample))
-        rows, columns = height // unit, width // unit
+        rows, columns = size[1] // unit, size[0] // unit
         return PreparedImage(
-            pixels=torch.from_numpy(np.array(resized)),
+            pixels=pixels,
             tokens=(self.image_token_id,) * (rows * columns),
             visual_tokens=rows * columns,
             grid=(rows, columns),
-            original_size=image.size,
-            resized_size=(width, height),
+            original_size=original_size,
+            resized_size=size,
         )
 
     def stack(self, images: Sequence[PreparedImage], *, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
@@ -93,6 +110,17 @@ class QwenReader(ImageReader):
         """
         places = [_places([image.grid for image in images], between, width) for images in rows]
         return before + torch.stack(places, dim=1)
+
+
+def _resized(size: tuple[int, int], how: Resizing) -> tuple[int, int]:
+    """Return (width, height). Raises ImageUnsuitable."""
+    try:
+        height, width = smart_resize(size[1], size[0], how.unit, how.least, how.most)
+        if how.strict and height * width > how.most:  # enlarging rounds up
+            height, width = smart_resize(height, width, how.unit, 1, how.most)
+    except ValueError as error:
+        raise ImageUnsuitable(f"image of {size[0]} x {size[1]} pixels: {error}") from error
+    return width, height
 
 
 def _places(grids: Sequence[tuple[int, int]], between: int, width: int) -> torch.Tensor:

@@ -22,7 +22,7 @@ from scanfleet.models.errors import ModelInvalid, one_line, unreadable
 from scanfleet.models.families import Family, ImageReader, PreparedImage, PreparedRow, Row, images_of
 from scanfleet.models.inputs.further_turn import further_turn
 from scanfleet.models.inputs.prompts import LabelCode, Prompt, Turn, make_prompt, render_turn
-from scanfleet.models.types import Question
+from scanfleet.models.types import Question, Resized
 
 # A tag that opens a thought, at the end of a turn: <think>, <thinking>, <|think|>, ◁think▷, <seed:think>.
 OPENS_A_THOUGHT = re.compile(r"[<\[◁]\|?(\w+:)?(think|thought|reason)\w*\|?[>\]▷]\s*$", re.IGNORECASE)
@@ -88,17 +88,21 @@ class VisionProcessor:
         reader = self.reader
         return {"image_token": reader.image_token, "chat_template": self.chat_template, "spaced": reader.spaced}
 
-    def prepare(self, image: Image.Image, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
+    def prepare(self, image: Image.Image | Resized, *, max_pixels: int, min_pixels: int | None) -> PreparedImage:
         """Resize one image on the host; thread-safe.
 
         Args:
-            image: In RGB.
+            image: In RGB; resized already only where the reader has a `resizing`.
             max_pixels: Most pixels after resizing.
             min_pixels: Fewest pixels after resizing; None: the checkpoint's own.
 
         Raises:
             ImageUnsuitable: The model cannot take this image.
         """
+        if isinstance(image, Resized):
+            resizing = self.reader.resizing(max_pixels=max_pixels, min_pixels=min_pixels)
+            assert resizing is not None
+            return self.reader.take(image, resizing)
         return self.reader.prepare(image, max_pixels=max_pixels, min_pixels=min_pixels)
 
     def further_turn(self, answer: LabelCode, text: str) -> tuple[int, ...]:

@@ -28,7 +28,7 @@ from scanfleet.models.network.attention import emphasis_bias
 from scanfleet.models.network.pooling import pooling
 from scanfleet.models.network.prefix import Prefix
 from scanfleet.models.network.recording import recording
-from scanfleet.models.types import Detail, ModelIdentity, Question, Reading
+from scanfleet.models.types import Detail, ModelIdentity, Question, Reading, Resized
 
 if TYPE_CHECKING:
     from scanfleet.models.adapters.likeness import Likeness
@@ -98,9 +98,12 @@ class PrefillScorer:
     @property
     def detail(self) -> Detail | None:
         """The image size that `prepare` needs; None: all pixels."""
-        return self._base.processor.reader.detail(max_pixels=self._question.max_pixels)
+        question, reader = self._question, self._base.processor.reader
+        found = reader.detail(max_pixels=question.max_pixels)
+        resizing = reader.resizing(max_pixels=question.max_pixels, min_pixels=question.min_pixels)
+        return None if found is None else replace(found, resizing=resizing)
 
-    def prepare(self, image: Image.Image) -> PreparedImage:
+    def prepare(self, image: Image.Image | Resized) -> PreparedImage:
         """Resize one image on the host.
 
         Raises:

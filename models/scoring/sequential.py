@@ -30,6 +30,7 @@ from scanfleet.models.types import (
     Prepared,
     Question,
     Reading,
+    Resized,
     Scorer,
     SeveralScorer,
     Step,
@@ -99,7 +100,7 @@ class SequentialScorer:
         """The image size that `prepare` needs; None: all pixels."""
         return self._scorers[0].detail
 
-    def prepare(self, image: Image.Image) -> Prepared:
+    def prepare(self, image: Image.Image | Resized) -> Prepared:
         """Resize one image, once for all steps.
 
         Raises:

@@ -1,4 +1,4 @@
-"""The program of a decoder child: one image after the other, each within its limits, until its pipe ends.
+"""The program of a decoder child: turns of one image or several, each within its limits, until its pipe ends.
 
 Started by `scanfleet.decoding.process`. It imports Pillow and as little else as can be: it reads untrusted bytes, so it
 has no credentials in its environment, no database and no model, and what it says is checked by the worker.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib
-import json
 import os
 import signal
 import sys
@@ -21,12 +20,14 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+from PIL import Image
+
 from scanfleet.child_process import end_with_parent
-from scanfleet.decoding.protocol import LENGTH, MAX_DETAIL_CHARS, REQUEST, strips
+from scanfleet.decoding.protocol import COUNT, LENGTH, NONE, READY, TURN, Wanted, cpu_seconds, unpack_turn
+from scanfleet.decoding.sending import Shared, fitted, frame, refusal, say, send
 from scanfleet.errors import ImageError
-from scanfleet.images import Decoded, Enough
+from scanfleet.images import Decoded
 from scanfleet.images.optional.extras import LIBRARY_BYTES
-from scanfleet.images.types import PICKS, FrameChoice
 
 MAX_STDERR_BYTES = 1 << 16
 
@@ -44,29 +45,38 @@ class Limits(NamedTuple):
     decode: (
         str  # module:function(data, max_pixels=..., enough=..., stretch=..., frame=...), with decode_frames beside it
     )
+    region: int  # descriptor of the memory for pixels, or NONE
 
 
-class _Request(NamedTuple):
-    data: bytes
-    enough: Enough | None
-    frame: int
-    choice: FrameChoice | None  # of several frames
+class _Decoders(NamedTuple):
+    one: Callable[..., Decoded]
+    several: Callable[..., Iterable[Decoded]]
+
+    def decode(self, data: bytes, wanted: Wanted) -> list[Decoded]:
+        if wanted.choice is None:
+            return [self.one(data, enough=wanted.enough, frame=wanted.frame)]
+        # All of them first: a damaged one is the file's failure.
+        return list(self.several(data, enough=wanted.enough, frames=wanted.choice))
+
+
+class _Turn(NamedTuple):
+    files: list[bytes]
+    wanted: Wanted
 
 
 def main(arguments: list[str]) -> None:
-    parent, max_pixels, cpu_seconds, memory_bytes, stretch, name = arguments
-    limits = Limits(int(parent), int(max_pixels), float(cpu_seconds), int(memory_bytes), stretch == "1", name)
+    parent, max_pixels, cpu, memory_bytes, stretch, name, memory = arguments
+    limits = Limits(int(parent), int(max_pixels), float(cpu), int(memory_bytes), stretch == "1", name, int(memory))
     _end_with(limits.parent)
     source, sink = _take_pipes()
-    decode, decode_frames = _load(limits)
+    pixels = Shared(limits.region)
+    decoders = _load(limits)
     warnings.simplefilter("ignore")  # about damaged files: the outcome says it
     _limit(limits.memory_bytes)
-    _say(sink, {"ready": True})
-    while (request := _next(source)) is not None:
-        _forget_complaints()
-        with _cpu_limit(limits.cpu_seconds):
-            _answer(sink, decode, decode_frames, request)
-        del request
+    say(sink, READY)
+    while (turn := _next(source)) is not None:
+        _answer(sink, pixels, turn, decoders, limits.cpu_seconds)
+        del turn
 
 
 def _end_with(parent: int) -> None:
@@ -87,11 +97,11 @@ def _take_pipes() -> tuple[BinaryIO, BinaryIO]:
     return open(source, "rb"), open(sink, "wb", buffering=0)
 
 
-def _load(limits: Limits) -> tuple[Callable[..., Decoded], Callable[..., Iterable[Decoded]]]:
+def _load(limits: Limits) -> _Decoders:
     name, _, function = limits.decode.partition(":")
     module = importlib.import_module(name)
     bound = partial(partial, max_pixels=limits.max_pixels, stretch=limits.stretch)
-    return bound(getattr(module, function)), bound(getattr(module, DECODE_FRAMES))
+    return _Decoders(bound(getattr(module, function)), bound(getattr(module, DECODE_FRAMES)))
 
 
 def _limit(memory_bytes: int) -> None:
@@ -131,73 +141,58 @@ def _cpu_limit(seconds: float) -> Iterator[None]:
         signal.setitimer(signal.ITIMER_PROF, 0)
 
 
-def _next(source: BinaryIO) -> _Request | None:
-    """One file, and what is wanted of it; None when the worker has closed the pipe, or died."""
-    head = source.read(REQUEST.size)
-    if len(head) < REQUEST.size:
+def _next(source: BinaryIO) -> _Turn | None:
+    """The files of a turn, and what is wanted of them; None when the worker has closed the pipe, or died."""
+    head = source.read(TURN.size)
+    if len(head) < TURN.size:
         return None
-    length, pixels, short_side, frame, most, pick = REQUEST.unpack(head)
-    data = source.read(length)
-    if len(data) < length:
+    n, wanted = unpack_turn(head)
+    lengths = source.read(n * LENGTH.size)
+    files = [source.read(length) for (length,) in LENGTH.iter_unpack(lengths)]
+    if len(files) < n or sum(map(len, files)) < sum(length for (length,) in LENGTH.iter_unpack(lengths)):
         return None
-    enough = Enough(pixels, short_side) if pixels else None
-    return _Request(data, enough, frame, FrameChoice(most, PICKS[pick]) if most else None)
+    return _Turn(files, wanted)
 
 
-def _answer(
-    sink: BinaryIO,
-    decode: Callable[..., Decoded],
-    decode_frames: Callable[..., Iterable[Decoded]],
-    request: _Request,
-) -> None:
-    data, enough, frame, choice = request
+def _answer(sink: BinaryIO, pixels: Shared, turn: _Turn, decoders: _Decoders, limit: float) -> None:
+    """Answer for the first files, up to one whose pixels have no room in the shared memory, or that took too much."""
+    seconds = cpu_seconds(limit, len(turn.files))
+    answers, too_large = bytearray(), list[Image.Image]()
+    pixels.forget()
+    for data in turn.files:
+        _forget_complaints()
+        with _cpu_limit(seconds):
+            if not _add_answer(answers, too_large, pixels, decoders, data, turn.wanted):
+                break
+    say(sink, bytes(answers))
+    for image in too_large:
+        send(sink, image)
+
+
+def _add_answer(
+    answers: bytearray,
+    too_large: list[Image.Image],
+    pixels: Shared,
+    decoders: _Decoders,
+    data: bytes,
+    wanted: Wanted,
+) -> bool:
+    """Return False if it must be the last one of its turn."""
     try:
-        if choice is None:
-            decoded = [decode(data, enough=enough, frame=frame)]
-        else:  # all of them first: a damaged one is the file's failure
-            decoded = list(decode_frames(data, enough=enough, frames=choice))
+        frames = [fitted(decoded, wanted.fit) for decoded in decoders.decode(data, wanted)]
     except ImageError as error:
-        _refuse(sink, error.stage, error.reason, error.detail)
+        answers += refusal(error.reason, error.detail)
+        return True
     except MemoryError:
-        _refuse(sink, "decode", "too_much_memory", f"more than {len(data)} bytes of file may take")
-    else:
-        for more, one in zip(reversed(range(len(decoded))), decoded, strict=True):
-            _send(sink, one, more)
-
-
-def _refuse(sink: BinaryIO, stage: str, reason: str, detail: str) -> None:
-    readable = detail[:MAX_DETAIL_CHARS].encode("utf-8", "replace").decode()
-    _say(sink, {"stage": stage, "reason": reason, "detail": readable})
-
-
-def _send(sink: BinaryIO, decoded: Decoded, more: int) -> None:
-    image = decoded.image
-    width, height = image.size
-    length = width * height * len(image.getbands())
-    whole: dict[str, object] = {
-        "width": decoded.width,
-        "height": decoded.height,
-        "format": decoded.format,
-        "notes": decoded.notes,
-    }
-    if decoded.orientation != 1:
-        whole["orientation"] = decoded.orientation
-    if decoded.frame is not None:
-        whole |= {"frame": decoded.frame, "n_frames": decoded.n_frames, "more": more}
-    _say(sink, whole | {"sent_width": width, "sent_height": height, "length": length})
-    for top, bottom in strips(width, height):
-        _write(sink, image.crop((0, top, width, bottom)).tobytes())
-
-
-def _say(sink: BinaryIO, header: dict[str, object]) -> None:
-    body = json.dumps(header).encode("ascii")
-    _write(sink, LENGTH.pack(len(body)) + body)
-
-
-def _write(sink: BinaryIO, data: bytes) -> None:
-    rest = memoryview(data)
-    while rest:
-        rest = rest[sink.write(rest) :]
+        answers += refusal("too_much_memory", f"more than {len(data)} bytes of file may take")
+        return False
+    answers += COUNT.pack(len(frames))
+    for decoded, image in frames:
+        at = pixels.put(image)
+        answers += frame(decoded, image, at)
+        if at == NONE:
+            too_large.append(image)
+    return not too_large
 
 
 def _forget_complaints() -> None:

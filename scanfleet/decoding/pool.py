@@ -8,52 +8,43 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from typing import Any, Self
+from typing import Self, cast
 
 import structlog
 
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import Settings
-from scanfleet.decoding.process import ChildDied, ChildSettings, DecoderProcess
+from scanfleet.decoding.amounts import default_children, memory_bytes, next_turn
+from scanfleet.decoding.answers import Answer
+from scanfleet.decoding.process import ChildDied, DecoderProcess
+from scanfleet.decoding.protocol import Wanted
+from scanfleet.decoding.seats import Seats
+from scanfleet.decoding.spawning import ChildSettings
 from scanfleet.errors import DecodersUnavailable, ImageError
 from scanfleet.images import Decoded, Enough
+from scanfleet.images.fit import Fit
+from scanfleet.images.types import failure
 
 log = structlog.get_logger()
 
 MAX_DEATHS = 3  # of children with the same image in hand
 STILL_SECONDS = 30.0  # an image in hand and no CPU time burnt for so long: it hangs
 CHECK_SECONDS = 1.0
+IDLE_SECONDS = 60.0  # a child without an image for so long ends
 IMAGES_A_CHILD = 10_000  # then a fresh one takes its place: damaged files make decoders leak
 CLOSE_SECONDS = 5.0
 MEASURES_CPU = sys.platform == "linux"  # of another process, through /proc
 
-BYTES_A_PIXEL = 32  # 16-bit transparent pictures that must be turned hold four layers of four bytes, and some room
-BYTES_A_FILE_BYTE = 3
-SPARE_BYTES = 128 << 20
-
-
-def memory_bytes(settings: Settings) -> int:
-    """Return the memory that the largest allowed picture may take in a child, beyond the program itself."""
-    pixels = BYTES_A_PIXEL * settings.max_image_pixels
-    return SPARE_BYTES + pixels + BYTES_A_FILE_BYTE * settings.max_image_bytes
-
-
-def default_children(settings: Settings) -> int:
-    """Decoding is all computing: more processes than cores win nothing."""
-    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    return min(settings.fetch_threads, cores)
-
 
 class Decoders:
-    """`decode` may be called from many threads: each call borrows a child, which has one image at a time.
+    """May be called from many threads: each call borrows a child, which has one turn at a time.
 
-    Children start when they are needed. `decode` is the import path of what they call (module:function).
+    Children start when they are needed, as far as `seats` allow, and end when they were not for long. `decode` is the
+    import path of what they call (module:function).
     """
 
     def __init__(
@@ -64,6 +55,7 @@ class Decoders:
         decode: str = "scanfleet.images.decoding:decode",
         memory: int | None = None,
         still_seconds: float = STILL_SECONDS,
+        idle_seconds: float = IDLE_SECONDS,
     ) -> None:
         self._child = ChildSettings(
             max_pixels=settings.max_image_pixels,
@@ -72,12 +64,14 @@ class Decoders:
             stretch=settings.stretch_samples,
             decode=decode,
         )
-        self._seats = _Seats(n_children or default_children(settings))
+        self.most_children = n_children or default_children(settings)
+        self.seats = Seats(self.most_children)
         if not MEASURES_CPU:
             still_seconds = max(still_seconds, 10 * settings.decode_cpu_seconds)  # of any time then
         self._max_still = math.ceil(still_seconds / CHECK_SECONDS)
+        self._max_idle = math.ceil(idle_seconds / CHECK_SECONDS)
         self._lock = threading.Lock()
-        self._idle: list[DecoderProcess] = []
+        self._idle: list[DecoderProcess] = []  # that was used last, last
         self._all: set[DecoderProcess] = set()
         # On Linux a child ends with the thread that started it: this one lives as long as the pool.
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="decoder-starter")
@@ -87,7 +81,7 @@ class Decoders:
 
     def decode(self, data: bytes, *, enough: Enough | None = None, frame: int = 0) -> Decoded:
         """Call scanfleet.images.decoding.decode in a child. Raises what decode_frames does."""
-        return self._decode(data, enough=enough, frame=frame)[0]
+        return self._pictures(data, Wanted(enough=enough, frame=frame))[0]
 
     def decode_frames(self, data: bytes, *, frames: FrameSettings, enough: Enough | None = None) -> list[Decoded]:
         """Call scanfleet.images.decoding.decode_frames in a child. Returns at least one frame.
@@ -95,19 +89,68 @@ class Decoders:
         Raises ImageError (stage decode; beside those of scanfleet.images: too_slow, too_much_memory, kills_the_decoder)
         and DecodersUnavailable.
         """
-        return self._decode(data, enough=enough, choice=frames.choice())
+        return self._pictures(data, Wanted(enough=enough, choice=frames.choice()))
 
-    def _decode(self, data: bytes, **request: Any) -> list[Decoded]:
+    def decode_all(
+        self, files: Sequence[bytes], *, frames: FrameSettings, enough: Enough | None = None, fit: Fit | None = None
+    ) -> list[Answer]:
+        """Return what decode_frames does of each file, or the ImageError that it raises; several in a turn of a child.
+
+        fit: frames come at this size, apart from those that have none. Raises DecodersUnavailable.
+        """
+        wanted = Wanted(enough=enough, choice=frames.choice(), fit=fit)
+        answers: list[Answer] = []
+        while len(answers) < len(files):
+            turn = next_turn(files[len(answers) :], wanted)
+            answers += self._shared(turn, wanted) if len(turn) > 1 else [self._alone(turn[0], wanted)]
+        return answers
+
+    def _pictures(self, data: bytes, wanted: Wanted) -> list[Decoded]:
+        answer = self._alone(data, wanted)
+        if isinstance(answer, ImageError):
+            raise answer
+        return cast("list[Decoded]", answer)
+
+    def _shared(self, files: Sequence[bytes], wanted: Wanted) -> list[Answer]:
+        """Return the answers for the first files of a turn.
+
+        No file is blamed for what happens to a child that has several: each of them is decoded again then, alone.
+        """
+        with self.seats.taken(alone=False):
+            child = self._borrow()
+            try:
+                answers = child.decode(files, wanted)
+            except ChildDied as died:
+                self._retire(child)
+                self._require_open()
+                log.info("decoder_turn_died", cause=died.how, images=len(files), stderr_tail=died.said)
+                answers = []
+            except BaseException:
+                self._retire(child)
+                raise
+            else:
+                self._put_back(child)
+        if not answers:
+            return [self._alone(data, wanted) for data in files]
+        if _lacked_memory(answers[-1]):
+            answers[-1] = self._alone(files[len(answers) - 1], wanted)
+        return answers
+
+    def _alone(self, data: bytes, wanted: Wanted) -> Answer:
         deaths: list[ChildDied] = []
         while len(deaths) < MAX_DEATHS:
             # The last try is alone: what its neighbours take cannot be what kills it.
-            with self._seats.taken(alone=len(deaths) == MAX_DEATHS - 1):
+            with self.seats.taken(alone=len(deaths) == MAX_DEATHS - 1):
                 try:
-                    return self._once(data, request, fresh=bool(deaths))
+                    return self._once(data, wanted, fresh=bool(deaths))
                 except ChildDied as died:
-                    self._mourn(died, data, deaths)
+                    self._require_open()
+                    if died.too_slow:
+                        return failure("too_slow", f"over {self._child.cpu_seconds:g} s of CPU time")
+                    deaths.append(died)
+                    _mourn(died, data, n=len(deaths))
         hows = ", ".join(died.how for died in deaths)
-        raise ImageError(stage="decode", reason="kills_the_decoder", detail=f"{MAX_DEATHS} processes ended: {hows}")
+        return failure("kills_the_decoder", f"{MAX_DEATHS} processes ended: {hows}")
 
     def __enter__(self) -> Self:
         return self
@@ -117,14 +160,14 @@ class Decoders:
 
     def close(self) -> None:
         """End all children. Threads that wait for one get DecodersUnavailable."""
-        self._seats.close()
+        self.seats.close()
         with self._lock:
             children = set(self._all)
         for child in children:
             child.kill()
         self._stopped.set()
         self._checks.join(CLOSE_SECONDS)
-        self._seats.wait_empty(CLOSE_SECONDS)
+        self.seats.wait_empty(CLOSE_SECONDS)
         with self._lock:
             idle, self._idle = self._idle, []
         for child in idle:
@@ -137,42 +180,24 @@ class Decoders:
         with self._lock:
             return [child.pid for child in self._all]
 
-    def _once(self, data: bytes, request: dict[str, Any], *, fresh: bool) -> list[Decoded]:
+    def _once(self, data: bytes, wanted: Wanted, *, fresh: bool) -> Answer:
+        """Raises ChildDied, DecodersUnavailable."""
         child = self._start() if fresh else self._borrow()
         try:
-            decoded = child.decode(data, **request)
-        except ImageError as error:
-            if error.reason != "too_much_memory":
-                self._put_back(child)
-                raise
-            # An earlier image may have left it with little: only the result of a fresh child counts.
-            self._retire(child)
-            if child.n_images == 1:
-                raise
-            return self._once(data, request, fresh=True)
+            (answer,) = child.decode([data], wanted)
         except BaseException:
             self._retire(child)
             raise
-        self._put_back(child)
-        return decoded
+        if not _lacked_memory(answer):
+            self._put_back(child)
+            return answer
+        # An earlier image may have left it with little: only the result of a fresh child counts.
+        self._retire(child)
+        return answer if child.n_images == 1 else self._once(data, wanted, fresh=True)
 
-    def _mourn(self, died: ChildDied, data: bytes, deaths: list[ChildDied]) -> None:
-        """Raises ImageError, DecodersUnavailable, or adds to `deaths`."""
-        if self._seats.closed:
+    def _require_open(self) -> None:
+        if self.seats.closed:
             raise DecodersUnavailable("this process is stopping") from None
-        if died.too_slow:
-            seconds = self._child.cpu_seconds
-            raise ImageError(stage="decode", reason="too_slow", detail=f"over {seconds:g} s of CPU time") from None
-        deaths.append(died)
-        sha256 = hashlib.sha256(data).hexdigest()
-        log.warning(
-            "decoder_died",
-            cause=died.how,
-            deaths=len(deaths),
-            sha256=sha256,
-            n_bytes=len(data),
-            stderr_tail=died.said,
-        )
 
     def _borrow(self) -> DecoderProcess:
         while True:
@@ -194,13 +219,13 @@ class Decoders:
             raise DecodersUnavailable("this process is stopping") from None
         with self._lock:
             self._all.add(child)
-        if self._seats.closed:
+        if self.seats.closed:
             child.kill()  # `close` has not seen it
         try:
             child.wait_ready()
         except ChildDied as died:
             self._retire(child)
-            if self._seats.closed:
+            if self.seats.closed:
                 raise DecodersUnavailable("this process is stopping") from None
             log.warning("decoder_start_failed", cause=died.how, stderr_tail=died.said)
             why = (died.said.splitlines() or ["it said nothing"])[-1]
@@ -211,6 +236,7 @@ class Decoders:
         if child.n_images >= IMAGES_A_CHILD:
             self._retire(child)
             return
+        child.n_idle = 0
         with self._lock:
             self._idle.append(child)
 
@@ -225,42 +251,29 @@ class Decoders:
                 children = list(self._all)
             for child in children:
                 child.check(max_still=self._max_still)
+            for child in self._surplus():
+                self._retire(child)
+
+    def _surplus(self) -> list[DecoderProcess]:
+        """Take out the children that nobody has needed for long, apart from the one that was used last."""
+        with self._lock:
+            for child in self._idle[:-1]:
+                child.n_idle += 1
+            surplus = [child for child in self._idle[:-1] if child.n_idle > self._max_idle]
+            self._idle = [child for child in self._idle if child not in surplus]
+            return surplus
 
 
-class _Seats:
-    """How many children may work at once; one thread at a time may ask to be alone."""
+def _lacked_memory(answer: Answer) -> bool:
+    return isinstance(answer, ImageError) and answer.reason == "too_much_memory"
 
-    def __init__(self, n: int) -> None:
-        self._n = n
-        self._taken = 0
-        self._reserved = False
-        self._changed = threading.Condition()
-        self.closed = False
 
-    @contextmanager
-    def taken(self, *, alone: bool) -> Iterator[None]:
-        """Raises DecodersUnavailable once closed."""
-        with self._changed:
-            self._changed.wait_for(lambda: self.closed or (not self._reserved and (alone or self._taken < self._n)))
-            if alone and not self.closed:
-                self._reserved = True
-                self._changed.wait_for(lambda: self.closed or not self._taken)
-            if self.closed:
-                raise DecodersUnavailable("this process is stopping")
-            self._taken += 1
-        try:
-            yield
-        finally:
-            with self._changed:
-                self._taken -= 1
-                self._reserved = self._reserved and not alone
-                self._changed.notify_all()
-
-    def close(self) -> None:
-        with self._changed:
-            self.closed = True
-            self._changed.notify_all()
-
-    def wait_empty(self, seconds: float) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: not self._taken, seconds)
+def _mourn(died: ChildDied, data: bytes, *, n: int) -> None:
+    log.warning(
+        "decoder_died",
+        cause=died.how,
+        deaths=n,
+        sha256=hashlib.sha256(data).hexdigest(),
+        n_bytes=len(data),
+        stderr_tail=died.said,
+    )

@@ -1,4 +1,4 @@
-"""One decoder child, as the worker sees it: a program that answers for one image at a time, or dies."""
+"""One decoder child, as the worker sees it: a program that answers for the images of a turn, or dies."""
 
 from __future__ import annotations
 
@@ -7,35 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Literal
 
-from scanfleet.decoding.answers import Nonsense, Pipes, Pixels, Ready, Refusal
-from scanfleet.decoding.protocol import REQUEST
-from scanfleet.errors import ImageError
-from scanfleet.images import Decoded, Enough
-from scanfleet.images.types import PICKS, FrameChoice
+from scanfleet.decoding.answers import Answer, Nonsense
+from scanfleet.decoding.protocol import Wanted, cpu_seconds
+from scanfleet.decoding.spawning import ChildSettings, scratch, started
 
-# Of the worker's environment a child gets these alone: no credentials, no addresses.
-ENVIRONMENT = (
-    "PATH",
-    "LD_LIBRARY_PATH",
-    "DYLD_LIBRARY_PATH",
-    "LANG",
-    "LC_ALL",
-    "LC_CTYPE",
-    "TMPDIR",
-    "SYSTEMROOT",
-    "PYTHONPATH",
-)
-# glibc: keep what one image needed for the next, instead of faulting the same pages in again.
-MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(32 << 20), "MALLOC_TRIM_THRESHOLD_": str(64 << 20)}
-NUMPY = {"OPENBLAS_NUM_THREADS": "1"}  # it comes with simplejpeg and computes nothing
-PIPE_BYTES = 1 << 20
 END_SECONDS = 10.0  # a killed process is gone long before, unless it hangs in the kernel
 MAX_SAID_CHARS = 2000
 TICKS = os.sysconf("SC_CLK_TCK") if sys.platform != "win32" else 100
@@ -44,30 +24,13 @@ Why = Literal["still", "too_slow", "nonsense", "closed"]
 
 
 class ChildDied(Exception):
-    """The child ended with an image in hand. `how`: a signal, an exit code or what the worker killed it for."""
+    """The child ended with images in hand. `how`: a signal, an exit code or what the worker killed it for."""
 
     def __init__(self, *, how: str, said: str, too_slow: bool = False) -> None:
         super().__init__(how)
         self.how = how
         self.said = said  # the end of its stderr
         self.too_slow = too_slow  # it used up its CPU time
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChildSettings:
-    """Limits and program of every child."""
-
-    max_pixels: int
-    cpu_seconds: float
-    memory_bytes: int
-    stretch: bool
-    decode: str  # module:function, called in the child
-
-    def command(self) -> list[str]:
-        numbers = (os.getpid(), self.max_pixels, self.cpu_seconds, self.memory_bytes, int(self.stretch))
-        # -P: no module is taken from the working folder. faulthandler: names the decoder that crashed.
-        flags = ["-P", "-X", "faulthandler", "-m", "scanfleet.decoding.child"]
-        return [sys.executable, *flags, *map(str, numbers), self.decode]
 
 
 class DecoderProcess:
@@ -79,31 +42,21 @@ class DecoderProcess:
         On Linux the child dies with the thread that calls this.
         """
         self._settings = settings
-        self._stderr = _scratch()
+        self._stderr = scratch()
         self._lock = threading.Lock()
         self._busy = False
         self._killed_for: Why | None = None
-        self._cpu_before: float | None = None  # seconds at the first check of this image
+        self._cpu_before: float | None = None  # seconds at the first check of this turn
         self._cpu = 0.0  # at the last one
+        self._cpu_limit = 0.0  # of this turn
         self._n_still = 0
         self.n_images = 0
+        self.n_idle = 0  # checks since its last turn: the pool counts them
         try:
-            self._process = subprocess.Popen(  # noqa: S603 - our own program, no shell
-                settings.command(),
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=self._stderr,
-                bufsize=0,
-                env=_environment(),
-                process_group=0 if sys.platform != "win32" else None,  # Ctrl-C is the worker's business
-            )
+            self._process, self._pipes = started(settings, self._stderr)
         except OSError:
             self._stderr.close()
             raise
-        assert self._process.stdin is not None
-        assert self._process.stdout is not None
-        self._pipes = Pipes(self._process.stdin, self._process.stdout, max_pixels=settings.max_pixels)
-        _widen(self._process.stdin, self._process.stdout)
 
     @property
     def pid(self) -> int:
@@ -117,33 +70,24 @@ class DecoderProcess:
         """Wait until the program is ready. Raises ChildDied if it cannot start."""
         with self._at_work():
             try:
-                if not isinstance(self._pipes.header(), Ready):
-                    raise Nonsense("its first message is not Ready")  # noqa: TRY301
+                self._pipes.wait_ready()
             except (EOFError, OSError, Nonsense) as error:
                 raise self._autopsy(error) from None
 
-    def decode(
-        self, data: bytes, enough: Enough | None, *, frame: int = 0, choice: FrameChoice | None = None
-    ) -> list[Decoded]:
-        """Return one frame, or those of the choice.
+    def decode(self, files: Sequence[bytes], wanted: Wanted) -> list[Answer]:
+        """Return the answers for the first files, at least for one.
 
-        Raises ChildDied, and ImageError as scanfleet.images.decoding does (and too_much_memory).
+        An answer is the frames that are wanted, or an ImageError as of scanfleet.images.decoding, or too_much_memory.
+        Raises ChildDied.
         """
-        which = (frame, 0, 0) if choice is None else (0, choice.max, PICKS.index(choice.pick))
-        most = 1 if choice is None else choice.max
-        with self._at_work():
+        with self._at_work(n_images=len(files)):
             try:
-                self._pipes.write(REQUEST.pack(len(data), *(enough or (0, 0)), *which))
-                self._pipes.write(data)
-                header = self._pipes.header()
-                decoded = self._pipes.frames(header, most) if isinstance(header, Pixels) else None
+                self._pipes.ask(files, wanted)
+                answers = self._pipes.answers(len(files), wanted)
             except (EOFError, OSError, Nonsense) as error:
                 raise self._autopsy(error) from None
-        self.n_images += 1
-        if isinstance(header, Refusal):
-            raise ImageError(stage=header.stage, reason=header.reason, detail=header.detail)
-        assert decoded is not None
-        return decoded
+        self.n_images += len(answers)
+        return answers
 
     def check(self, *, max_still: int) -> None:
         """Kill the child if it decodes and has used no CPU time for `max_still` checks, or far too much.
@@ -161,7 +105,7 @@ class DecoderProcess:
             self._cpu = cpu
             if self._n_still >= max_still:
                 self._kill("still")
-            elif cpu - self._cpu_before > 2 * self._settings.cpu_seconds:
+            elif cpu - self._cpu_before > 2 * self._cpu_limit:
                 self._kill("too_slow")  # its own limit has no effect
 
     def kill(self) -> None:
@@ -184,10 +128,11 @@ class DecoderProcess:
         self._process.kill()
 
     @contextlib.contextmanager
-    def _at_work(self) -> Iterator[None]:
+    def _at_work(self, *, n_images: int = 1) -> Iterator[None]:
         with self._lock:
             self._busy = True
             self._cpu_before = None
+            self._cpu_limit = n_images * cpu_seconds(self._settings.cpu_seconds, n_images)
             self._n_still = 0
         try:
             yield
@@ -208,35 +153,10 @@ class DecoderProcess:
         return ChildDied(how=how, said=said or str(error), too_slow=how in ("too_slow", "SIGPROF"))
 
 
-def _environment() -> dict[str, str]:
-    """Our own folder, so that the child finds the modules of this process, installed or not."""
-    kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
-    paths = [str(Path(__file__).parents[2]), kept.get("PYTHONPATH", "")]
-    return {**kept, **MALLOC, **NUMPY, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
-
-
-def _scratch() -> IO[bytes]:
-    """A file for stderr: it never blocks the child, and on Linux it needs no disk."""
-    if sys.platform == "linux":
-        return os.fdopen(os.memfd_create("decoder-stderr"), "w+b", buffering=0)
-    else:
-        return tempfile.TemporaryFile(buffering=0)
-
-
 def _tail(file: IO[bytes]) -> str:
     end = file.seek(0, os.SEEK_END)
     file.seek(max(0, end - MAX_SAID_CHARS))
     return file.read().decode("utf-8", "replace").strip()
-
-
-def _widen(*pipes: IO[bytes]) -> None:
-    """Fewer changes between the two processes; the kernel may grant less."""
-    if sys.platform == "linux":
-        import fcntl
-
-        for pipe in pipes:
-            with contextlib.suppress(OSError):
-                fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 def _cpu_seconds(pid: int) -> float:

@@ -6,12 +6,12 @@
 from typing import TYPE_CHECKING, Any
 
 from scanfleet.images.formats import FORMATS, SUFFIXES
-from scanfleet.images.types import Decoded, Enough, Frame
+from scanfleet.images.types import Decoded, Enough, Fitted, Frame
 
 if TYPE_CHECKING:
     from scanfleet.images.decoding import decode
 
-__all__ = ["FORMATS", "SUFFIXES", "Decoded", "Enough", "Frame", "decode"]
+__all__ = ["FORMATS", "SUFFIXES", "Decoded", "Enough", "Fitted", "Frame", "decode"]
 
 
 def __getattr__(name: str) -> Any:

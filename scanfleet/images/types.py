@@ -55,15 +55,14 @@ class Frame(NamedTuple):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Decoded:
-    """An upright 8-bit RGB image, and what the file says of itself.
+class Told:
+    """What a file says of a picture in it.
 
-    `image` is smaller than width x height where less was enough. `notes` name each choice that a viewer might have made
-    differently (the ground under transparent pixels, stretched greys, the page of a TIFF).
+    `notes` name each choice that a viewer might have made differently (the ground under transparent pixels, stretched
+    greys, the page of a TIFF).
     `frame` is None where the file holds one picture. `n_frames` counts those of the file, decoded or not.
     """
 
-    image: Image.Image
     width: int  # pixels of the file's picture, upright
     height: int
     format: str
@@ -71,6 +70,22 @@ class Decoded:
     frame: Frame | None = None
     n_frames: int = 1
     orientation: int = 1  # by EXIF, of the stored picture: what was turned upright
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoded(Told):
+    """An upright 8-bit RGB image. `image` is smaller than width x height where less was enough."""
+
+    image: Image.Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fitted(Told):
+    """An upright picture at the size of a scanfleet.images.fit.Fit."""
+
+    rgb: bytearray  # 8 bits, row by row
+    size: tuple[int, int]  # (width, height)
+    decoded_size: tuple[int, int]  # before it was resized
 
 
 def failure(reason: str, detail: str) -> ImageError:

@@ -56,10 +56,11 @@ def _parts(root: Path, path: bytes) -> tuple[str, ...]:
     """Return the parts of the way from `root` to where a path currently leads."""
     if b"\0" in path:
         raise Refused("the path holds a zero byte")
-    real = Path(os.fsdecode(os.path.realpath(path)))
-    if not real.is_relative_to(root):
+    real, top = os.fsdecode(os.path.realpath(path)), str(root).rstrip(os.sep)
+    below = real.removeprefix(top)
+    if not (real + os.sep).startswith(top + os.sep):
         raise Refused(f"the path leads out of {root}")
-    return real.relative_to(root).parts
+    return tuple(part for part in below.split(os.sep) if part)
 
 
 @contextmanager

@@ -62,6 +62,14 @@ def burn() -> Decoded:
         pass
 
 
+def toil(seconds: str) -> Decoded:
+    """Take so much CPU time, and answer."""
+    start = time.process_time()
+    while time.process_time() - start < float(seconds):
+        pass
+    return picture()
+
+
 def burn_and_ignore() -> Decoded:
     signal.signal(signal.SIGPROF, signal.SIG_IGN)
     return burn()
@@ -133,7 +141,7 @@ def whoami() -> Decoded:
 ORDERS = {
     function.__name__: function
     for function in (
-        picture, refuse, abort, abort_until, crash, burn, burn_and_ignore, allocate, leak, hang, wait, shout, lie,
+        picture, refuse, abort, abort_until, crash, burn, toil, burn_and_ignore, allocate, leak, hang, wait, shout, lie,
         swell, boast, whoami,
     )
 }  # fmt: skip

@@ -1,11 +1,9 @@
 """Decoder children: an error in one affects one image, and none outlives its limits or its worker."""
 
 import io
-import json
 import os
 import re
 import signal
-import struct
 import subprocess
 import sys
 import threading
@@ -24,8 +22,11 @@ from structlog.testing import capture_logs
 
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import load_settings
-from scanfleet.decoding.pool import Decoders, _Seats
-from scanfleet.decoding.process import ChildDied, ChildSettings, DecoderProcess, _cpu_seconds
+from scanfleet.decoding.pool import Decoders
+from scanfleet.decoding.process import ChildDied, DecoderProcess, _cpu_seconds
+from scanfleet.decoding.protocol import COUNT, FRAME, LENGTH, NONE, READY, Wanted
+from scanfleet.decoding.seats import Seats
+from scanfleet.decoding.spawning import ChildSettings
 from scanfleet.errors import DecodersUnavailable, DeviceUnavailable, ImageError
 from scanfleet.images import Enough
 from scanfleet.images.decoding import decode as decode_here
@@ -194,7 +195,7 @@ def test_the_last_try_is_alone(tmp_path: Path) -> None:
         until(lambda: bool(list(tmp_path.glob("began-*"))))
         dying = threads.submit(pool.decode, f"abort_until {tmp_path}/deaths 2".encode())
         until(lambda: len(list((tmp_path / "deaths").iterdir())) == 2)
-        until(lambda: pool._seats._reserved)
+        until(lambda: pool.seats._reserved)
         assert not dying.done()
         (tmp_path / "go").touch()
         assert dying.result(30).width == neighbour.result(30).width == 4
@@ -202,7 +203,7 @@ def test_the_last_try_is_alone(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3])
 def test_no_more_than_the_seats_are_taken_at_once(n: int) -> None:
-    seats, entered = _Seats(n), threading.Event()
+    seats, entered = Seats(n), threading.Event()
 
     def one_more() -> None:
         with seats.taken(alone=False):
@@ -220,6 +221,37 @@ def test_no_more_than_the_seats_are_taken_at_once(n: int) -> None:
         waiting.join(30)
     seats.wait_empty(0)
     assert seats._taken == 0
+
+
+def test_a_thread_that_waits_goes_on_when_more_are_allowed() -> None:
+    seats, entered = Seats(1), threading.Event()
+
+    def one_more() -> None:
+        with seats.taken(alone=False):
+            entered.set()
+
+    with seats.taken(alone=False):
+        assert not seats.take_lack()
+        waiting = threading.Thread(target=one_more)
+        waiting.start()
+        until(seats.take_lack)
+        assert not entered.is_set()
+        seats.allow(2)
+        assert entered.wait(30)
+        waiting.join(30)
+
+
+def test_children_that_nobody_needs_end(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(2) as threads, decoders(tmp_path, idle_seconds=0.0) as pool:
+        at_once = [threads.submit(pool.decode, f"wait {tmp_path}".encode()) for _ in range(2)]
+        until(lambda: len(list(tmp_path.glob("began-*"))) == 2)
+        children = pool.pids
+        (tmp_path / "go").touch()
+        assert [each.result(30).width for each in at_once] == [4, 4]
+        until(lambda: len(pool.pids) == 1)
+        assert sum(map(gone, children)) == 1
+        assert pool.decode(b"picture").width == 4
+        assert set(pool.pids) < set(children)
 
 
 def test_too_much_cpu_time(tmp_path: Path) -> None:
@@ -350,7 +382,8 @@ def test_what_a_child_knows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_a_child_loads_neither_torch_nor_the_queue() -> None:
     lines = "import sys, scanfleet.decoding.child as child; "
-    lines += "child._load(child.Limits(0, 1, 1.0, 1, True, 'scanfleet.images.decoding:decode')); print(*sys.modules)"
+    limits = "0, 1, 1.0, 1, True, 'scanfleet.images.decoding:decode', child.NONE"
+    lines += f"child._load(child.Limits({limits})); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", lines], capture_output=True, text=True, check=True).stdout.split()
     unwanted = {"torch", "celery", "sqlalchemy", "pydantic", "boto3", "structlog", "cv2", "pypdfium2", "pydicom"}
     assert not unwanted & set(loaded)
@@ -397,7 +430,7 @@ import sys, threading, time
 from pathlib import Path
 from scanfleet.checks.frames import FrameSettings
 from scanfleet.config.settings import load_settings
-from scanfleet.decoding.pool import Decoders, _Seats
+from scanfleet.decoding.pool import Decoders
 pool = Decoders(load_settings(data_dir={str(tmp_path)!r}), n_children=2, decode="tests.helpers.bad_decoders:decode")
 threading.Thread(target=pool.decode, args=[b"wait {tmp_path}"], daemon=True).start()
 while not list(Path({str(tmp_path)!r}).glob("began-*")):
@@ -419,12 +452,11 @@ time.sleep(600)
 
 def test_an_idle_child_ends_when_its_pipe_does(tmp_path: Path) -> None:
     """Where the kernel does not tell it of its worker's death."""
-    command = [sys.executable, "-m", "scanfleet.decoding.child", str(os.getpid()), "100", "5", str(512 * MEGABYTE), "1"]
-    child = subprocess.Popen(
-        [*command, "scanfleet.images.decoding:decode"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0
-    )
+    limits = (os.getpid(), 100, 5, 512 * MEGABYTE, 1, "scanfleet.images.decoding:decode", NONE)
+    command = [sys.executable, "-m", "scanfleet.decoding.child", *map(str, limits)]
+    child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
     out, _ = child.communicate(b"", timeout=30)
-    assert (child.returncode, out[8:]) == (0, b'{"ready": true}')
+    assert (child.returncode, out) == (0, LENGTH.pack(len(READY)) + READY)
 
 
 def test_children_outlive_the_threads_that_asked_for_them(tmp_path: Path) -> None:
@@ -501,11 +533,9 @@ def test_frames_that_were_not_asked_for_are_nonsense(tmp_path: Path, answer: str
 class Forger(ChildSettings):
     """A child that an image has taken over: it answers with frames that nobody asked for."""
 
-    def command(self) -> list[str]:
-        header = {"width": 1, "height": 1, "sent_width": 1, "sent_height": 1, "format": "PNG", "notes": [], "length": 3}
-        said = [{"ready": True}, header | {"more": 1}, header]
-        packed = [struct.pack(">Q", len(text)) + text for text in (json.dumps(each).encode() for each in said)]
-        forged = packed[0] + packed[1] + b"abc" + packed[2] + b"abc"
+    def command(self, memory: int) -> list[str]:
+        said = [READY, COUNT.pack(2) + 2 * FRAME.pack(*([1] * 6), 1, 0, 2, 0, 0.0, b"PNG", NONE, 3)]
+        forged = b"".join(LENGTH.pack(len(message)) + message for message in said) + b"abcabc"
         return [sys.executable, "-c", f"import os, sys; os.write(1, {forged!r}); sys.stdin.read()"]
 
 
@@ -514,7 +544,7 @@ def test_one_frame_was_asked_for_and_a_second_is_nonsense() -> None:
     child = DecoderProcess(forger)
     child.wait_ready()
     with pytest.raises(ChildDied, match="nonsense"):
-        child.decode(b"picture", None)
+        child.decode([b"picture"], Wanted())
     assert not child.alive
 
 

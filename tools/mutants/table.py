@@ -75,8 +75,8 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     "decoders": (
-        ("scanfleet/decoding/pool.py", "scanfleet/decoding/process.py"),
-        ("tests/unit/test_decoding.py", f"{BATCH}/test_file_buffer.py"),
+        ("scanfleet/decoding/pool.py", "scanfleet/decoding/process.py", "scanfleet/decoding/answers.py"),
+        ("tests/unit/test_decoding.py", "tests/unit/test_decoding_turns.py", f"{BATCH}/test_file_buffer.py"),
     ),
     "champions": (
         ("scanfleet/db/training/champions.py",),

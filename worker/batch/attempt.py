@@ -3,7 +3,8 @@
 The calling thread only coordinates. Threads send it events through its inbox, so an abort ends it at once, whatever the
 stages are doing. Memory is bounded. Per batch, at most `fetch_threads` images are being fetched, about as many wait for
 a lookup, and as many to be decoded. All batches together fetch no more files than make `file_buffer.MANY_BYTES`, apart
-from one in each batch. A stage thread holds one picture. It waits with a prepared one until the device queue has space.
+from one in each batch. A stage thread holds the pictures of one turn of a decoder (`decoding.region.REGION_BYTES`, or
+one picture). It waits with prepared ones until the device queue has space.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 
 from scanfleet.db.scans.batches import ClaimedImage
+from scanfleet.decoding.protocol import MOST_FILES
 from scanfleet.errors import ImageError
 from scanfleet.worker.batch.context import BatchContext, ScanBytes, WorkerContext
 from scanfleet.worker.batch.crop_pass import CropPass
@@ -36,6 +38,8 @@ from scanfleet.worker.batch.timing import Stopwatch
 from scanfleet.worker.scoring.boxes import StoredBoxes, stored
 from scanfleet.worker.scoring.explanations import explanation_of
 from scanfleet.worker.scoring.factory import Resolved
+
+FETCHES_A_LOOKUP = 2  # of each stage thread, where there are so many
 
 OnFetched = Callable[[ClaimedImage, str], None]  # with the SHA-256 of its bytes
 OnRead = Callable[[ClaimedImage, ImageResult], None]
@@ -174,10 +178,12 @@ class BatchRun:
     def _may_wait_for_others(self) -> bool:
         """Return True if the fetched images may wait for others, so that they share one lookup in the ledger.
 
-        As long as the first pass has an image for every stage thread, no thread would be free for them.
+        They also share turns of decoders then. No thread is free for them as long as there is more to fetch, or the
+        first pass has images for all.
         """
-        n = self._batch.worker.settings.fetch_threads
-        return self._n_fetching > 0 and len(self._fetched) < n <= self._n_first and not self._batch.worker.files.many
+        n = FETCHES_A_LOOKUP * self._batch.worker.settings.fetch_threads
+        busy = bool(self._todo) or self._n_first >= n
+        return self._n_fetching > 0 and len(self._fetched) < n and busy and not self._batch.worker.files.many
 
     def _look_up_fetched(self) -> None:
         """Score only bytes that this scorer has not read, neither in the ledger nor in this batch."""
@@ -190,6 +196,7 @@ class BatchRun:
             explained=resolved.explain is not None,
         )
         answers = worker.answers_by_content(query)
+        unread: list[tuple[Duplicates, bytes]] = []
         while self._fetched:
             self._on_fetched(self._fetched[0].image, self._fetched[0].sha256)
             item = self._fetched.popleft()
@@ -210,7 +217,9 @@ class BatchRun:
                 )
                 self._n_open += 1
                 self._n_first += 1
-                worker.threads.submit(self._first_pass.prepare, duplicates, [item.data])
+                unread.append((duplicates, item.data))
+        for start in range(0, len(unread), MOST_FILES):
+            worker.threads.submit(self._first_pass.prepare, unread[start : start + MOST_FILES])
 
     def _locate_or_finish(self, scored: ImageResult) -> None:
         """All readings of the image are done: ask the finder for boxes if they are due, or finish the image."""

@@ -9,11 +9,17 @@ Every result and every error is sent to the coordinator of the batch (`worker.ba
 from __future__ import annotations
 
 import hashlib
+from collections import deque
+from collections.abc import Sequence
 from functools import partial
 
+from PIL import Image
+
 from scanfleet.db.scans.batches import ClaimedImage
-from scanfleet.images import Decoded, Enough
-from scanfleet.models.types import Explainer, Finder, FoundBoxes, Prepared, Reading, Written
+from scanfleet.decoding.answers import Answer
+from scanfleet.images import Decoded, Enough, Fitted
+from scanfleet.images.fit import Fit
+from scanfleet.models.types import Explainer, Finder, FoundBoxes, Prepared, Reading, Resized, Written
 from scanfleet.worker.batch.context import BatchContext
 from scanfleet.worker.batch.events import Duplicates, Explained, Fetched, ImageResult, Located, NotFetched
 from scanfleet.worker.batch.frame_reads import FrameReads, FrameRow
@@ -29,6 +35,7 @@ class FirstPass:
         self._kept = kept
         detail = batch.resolved.scorer.detail
         self._enough = None if detail is None else Enough(detail.pixels, detail.short_side)
+        self._fit = None if detail is None or detail.resizing is None else Fit(*detail.resizing)
 
     def fetch(self, image: ClaimedImage) -> None:
         """Send the bytes of the image."""
@@ -47,13 +54,14 @@ class FirstPass:
         finally:
             ended()
 
-    def prepare(self, duplicates: Duplicates, box: list[bytes]) -> None:
-        """Queue the image at the device, which sends the reading.
+    def prepare(self, turn: list[tuple[Duplicates, bytes]]) -> None:
+        """Queue the images at the device, which sends their readings.
 
-        box: holds the file, which is taken out. The executor keeps its arguments until the call ends, which may take
-        long.
+        turn: it is emptied: the executor keeps its arguments until the call ends, which may take long.
         """
-        n_bytes = len(box[0])
+        waiting = deque(turn)
+        turn.clear()
+        n_bytes = sum(len(data) for _, data in waiting)
         if self._batch.closed.is_set():
             self._batch.worker.files.drop(n_bytes)
             return
@@ -61,31 +69,48 @@ class FirstPass:
         ended = self._batch.activity.expect(seconds=0)
         try:
             try:
-                data = box.pop()
-                with self._batch.watch.measure("decode"):
-                    frames = self._batch.resolved.frames
-                    # Together they have no more pixels than the largest picture may have.
-                    pictures = self._batch.worker.decoders.decode_frames(data, enough=self._enough, frames=frames)
+                answers = self._decode([data for _, data in waiting])
                 if self._kept is not None:
-                    self._kept.keep(duplicates.sha256, data)
-                del data
+                    for duplicates, data in waiting:
+                        self._kept.keep(duplicates.sha256, data)
             finally:
                 self._batch.worker.files.drop(n_bytes)
+            images = deque(duplicates for duplicates, _ in waiting)
+            waiting.clear()
+            # Neither files nor pixels wait for the device: each is let go once it is prepared.
+            while images and not self._batch.closed.is_set():
+                self._read(images.popleft(), answers.popleft())
+        except Exception as error:  # noqa: BLE001 - the coordinator judges it by its class
+            for duplicates, _ in waiting:
+                self._batch.send(ImageResult(duplicates=duplicates, result=error))
+        finally:
+            ended()
+
+    def _decode(self, files: Sequence[bytes]) -> deque[Answer]:
+        """Raises DecodersUnavailable."""
+        with self._batch.watch.measure("decode"):
+            # Together the frames of a file have no more pixels than the largest picture may have.
+            frames = self._batch.resolved.frames
+            decoders = self._batch.worker.decoders
+            return deque(decoders.decode_all(files, enough=self._enough, fit=self._fit, frames=frames))
+
+    def _read(self, duplicates: Duplicates, pictures: Answer) -> None:
+        if isinstance(pictures, Exception):
+            self._batch.send(ImageResult(duplicates=duplicates, result=pictures))
+            return
+        try:
             n_frames = pictures[0].n_frames
             pictures.reverse()
-            # Their pixels need not wait for the device: each is let go once it is prepared.
             rows = [self._row(pictures.pop()) for _ in range(len(pictures))]
             resolved = self._batch.resolved
             keep = resolved.boxes is not None or resolved.explain is not None or self._kept is not None
             self._submit(FrameReads(duplicates, rows, n_frames=n_frames, keep_prepared=keep))
         except Exception as error:  # noqa: BLE001 - the coordinator judges it by its class
             self._batch.send(ImageResult(duplicates=duplicates, result=error))
-        finally:
-            ended()
 
-    def _row(self, decoded: Decoded) -> FrameRow:
+    def _row(self, decoded: Decoded | Fitted) -> FrameRow:
         with self._batch.watch.measure("prepare"):
-            prepared = self._batch.resolved.scorer.prepare(decoded.image)
+            prepared = self._batch.resolved.scorer.prepare(_picture(decoded))
         return FrameRow(
             prepared=prepared,
             width=decoded.width,
@@ -155,3 +180,9 @@ class FirstPass:
             self._batch.send(Explained(scored=scored, result=error))
         finally:
             ended()
+
+
+def _picture(decoded: Decoded | Fitted) -> Image.Image | Resized:
+    if isinstance(decoded, Decoded):
+        return decoded.image
+    return Resized(rgb=decoded.rgb, size=decoded.size, original_size=decoded.decoded_size)

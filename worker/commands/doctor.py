@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
-from scanfleet.decoding.pool import default_children
+from scanfleet.decoding.amounts import default_children
 from scanfleet.worker.commands.stage_rates import HEIGHT, WIDTH, StageRates
 from scanfleet.worker.commands.standalone import resolve_alone
 from scanfleet.worker.device.memory import memory_of

@@ -18,6 +18,8 @@ from scanfleet.worker.batch.passes.siblings import Passes
 from scanfleet.worker.batch.pipeline import Pipeline
 from scanfleet.worker.device.executor import Device
 from scanfleet.worker.device.probe import budget_for
+from scanfleet.worker.processes import decoder_count
+from scanfleet.worker.processes.decoder_count import DecoderCount
 from scanfleet.worker.processes.registration import new_name
 from scanfleet.worker.runtime.activity import ActivityTracker
 from scanfleet.worker.runtime.shutdown import Stop
@@ -83,9 +85,11 @@ def running(
     )
     heartbeat = Timer("heartbeat", leases.beat, seconds=settings.lease_seconds / 3)
     notice = Timer("notice", leases.check_scans, seconds=settings.reconcile_seconds)
+    counting = Timer("decoders", DecoderCount(decoders, device.occupancy).check, seconds=decoder_count.CHECK_SECONDS)
     device.start()
     heartbeat.start()
     notice.start()
+    counting.start()
     try:
         yield Scoring(
             name=name,
@@ -97,6 +101,7 @@ def running(
             tracker=tracker,
         )
     finally:
+        counting.stop()
         notice.stop()
         heartbeat.stop()
         # Hardly wait: a forward or a download still under way belongs to a batch that was handed back.

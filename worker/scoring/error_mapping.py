@@ -13,7 +13,17 @@ from PIL import Image
 
 from scanfleet.errors import DeviceUnavailable, ImageError
 from scanfleet.models.errors import ImageUnsuitable, ModelUnavailable
-from scanfleet.models.types import Detail, FoundBoxes, ModelIdentity, Pointed, Prepared, Question, Reading, Written
+from scanfleet.models.types import (
+    Detail,
+    FoundBoxes,
+    ModelIdentity,
+    Pointed,
+    Prepared,
+    Question,
+    Reading,
+    Resized,
+    Written,
+)
 from scanfleet.worker.errors import DeviceBroken, OutOfDeviceMemory
 
 
@@ -40,7 +50,7 @@ class MappedScorer:
     def detail(self) -> Detail | None:
         return cast("Detail | None", self._scorer.detail)
 
-    def prepare(self, image: Image.Image) -> Prepared:
+    def prepare(self, image: Image.Image | Resized) -> Prepared:
         with _unsuitable():
             return cast("Prepared", self._scorer.prepare(image))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import structlog
 from PIL import Image
 
-from scanfleet.models.types import Detail, ModelIdentity, Prepared, Question, Reading, Scorer, SeveralScorer
+from scanfleet.models.types import Detail, ModelIdentity, Prepared, Question, Reading, Resized, Scorer, SeveralScorer
 from scanfleet.worker.errors import DeviceBroken, OutOfDeviceMemory
 from scanfleet.worker.scoring.factory import Resolved
 
@@ -47,7 +47,7 @@ class PassScorer:
     def detail(self) -> Detail | None:
         return self._first.detail
 
-    def prepare(self, image: Image.Image) -> Prepared:
+    def prepare(self, image: Image.Image | Resized) -> Prepared:
         return self._first.prepare(image)
 
     def score(self, prepared: Sequence[Prepared]) -> list[Reading]:

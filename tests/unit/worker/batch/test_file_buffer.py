@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +15,7 @@ from scanfleet.decoding.pool import Decoders
 from scanfleet.errors import StoreUnavailable
 from scanfleet.images import Decoded, Enough
 from scanfleet.images.decoding import decode
+from scanfleet.images.fit import Fit
 from scanfleet.storage.base import FetchedObject
 from scanfleet.storage.memory import MemoryStore
 from scanfleet.worker.runtime.file_buffer import FilesInHand, KeptFiles
@@ -67,12 +68,17 @@ class OneAtATime:
         self._store = store
         self._turn = threading.Lock()
 
-    def decode_frames(self, data: bytes, *, enough: Enough | None = None, frames: FrameSettings) -> list[Decoded]:
+    def decode_all(
+        self, files: Sequence[bytes], *, enough: Enough | None = None, frames: FrameSettings, fit: Fit | None = None
+    ) -> list[list[Decoded]]:
+        return [[self._decode(data)] for data in files]
+
+    def _decode(self, data: bytes) -> Decoded:
         with self._turn:
             time.sleep(0.002)
             with self._store.lock:
                 self._store.n -= 1
-            return [decode(data, max_pixels=1_000_000, enough=enough)]
+            return decode(data, max_pixels=1_000_000)
 
 
 @contextmanager
