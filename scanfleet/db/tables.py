@@ -111,6 +111,7 @@ class Batch(Leased, Base):
     n_compared: Mapped[int | None]  # verdicts with an `unlike`
     in_hand: Mapped[int | None]  # the image that a suspect batch works on: it is blamed if this lease expires too
     worker: Mapped[str | None]  # that wrote its newest results; kept when the lease ends
+    tally: Mapped[dict[str, Any] | None]  # of current answers (scanfleet.db.tallies.tally); None: not tallied
 
 
 class Image(Base):
@@ -201,6 +202,19 @@ class Forgotten(Base):
     at: Mapped[datetime]
 
 
+# Of PostgreSQL alone, whose ledgers are large: the highest scores of a scan, and the answers nearest to a threshold.
+_FOR_READERS = (
+    sa.Index(
+        "ix_verdicts_scan_id_score_margin",
+        "scan_id",
+        sa.text("score DESC NULLS LAST"),
+        sa.text("margin DESC NULLS LAST"),
+    ).ddl_if(dialect="postgresql"),
+    sa.Index(None, "scorer_id", "margin").ddl_if(dialect="postgresql"),
+    sa.Index(None, "scan_id").ddl_if(dialect="sqlite"),
+)
+
+
 class Verdict(Base):
     """The answer of one scorer for one image."""
 
@@ -210,7 +224,7 @@ class Verdict(Base):
         one_of("decision", DECISIONS),
         sa.Index(None, "scorer_id", "content_sha256"),
         sa.Index(None, "scorer_id", "identity"),
-        sa.Index(None, "scan_id", "decision", "id"),
+        *_FOR_READERS,
         sa.Index(None, "created_at"),
         _pointers("verdicts", "reused_from"),
     )

@@ -169,18 +169,6 @@ def count_failures(connection: sa.Connection, scan_id: str) -> dict[tuple[str, s
     return {(row.stage, row.reason): row.n for row in connection.execute(query)}
 
 
-def count_answers(connection: sa.Connection, scan_id: str) -> dict[tuple[str, str], int]:
-    """Return (decision, label) -> images, by the current answer of each image."""
-    query = (
-        sa.select(Verdict.decision, Verdict.label, sa.func.count().label("n"))
-        .join(Image, Image.verdict_id == Verdict.id)
-        .where(Image.scan_id == scan_id)
-        .group_by(Verdict.decision, Verdict.label)
-        .order_by(Verdict.decision, Verdict.label)
-    )
-    return {(row.decision, row.label): row.n for row in connection.execute(query)}
-
-
 def known_identities(
     connection: sa.Connection, *, check_hash: str, model: str, identities: Sequence[str], explained: bool = False
 ) -> set[str]:

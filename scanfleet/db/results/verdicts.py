@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -21,6 +22,7 @@ from scanfleet.db.scans.batches import Claim
 from scanfleet.db.scans.scans import finish_if_complete
 from scanfleet.db.scans.source_breaker import count_source_error, release_scan
 from scanfleet.db.tables import Batch, Image, Verdict
+from scanfleet.db.tallies.tally import Tally, literal, of_answer, tally_with
 from scanfleet.errors import ImageError
 from scanfleet.stats.unlike import FAR
 
@@ -94,6 +96,7 @@ def _batch_values(outcome: Outcome) -> dict[str, Any]:
     far, compared = _n_unlike(outcome)
     counted = {"n_unlike": _more(Batch.n_unlike, far), "n_compared": _more(Batch.n_compared, compared)}
     progress = (counted if compared else {}) | ({"crashes": 0} if outcome.verdicts or outcome.failures else {})
+    progress |= {"tally": tally_with(literal(_tally(outcome)))} if outcome.verdicts else {}
     return progress | {
         "n_verdicts": Batch.n_verdicts + len(outcome.verdicts),
         "n_failures": Batch.n_failures + len(outcome.failures),
@@ -103,6 +106,17 @@ def _batch_values(outcome: Outcome) -> dict[str, Any]:
         "scorer_id": outcome.scorer_id,
         "seconds": dict(outcome.seconds),
     }
+
+
+def _tally(outcome: Outcome) -> Tally:
+    found: Tally = Counter()
+    for verdict in outcome.verdicts:
+        frames, told = verdict.frames, verdict.explanation
+        same = {name: getattr(verdict, name) for name in ("label", "decision", "mass", "unlike", "doubted")}
+        counted = (None, None) if frames is None else (frames.n_frames, frames.n_scored)
+        more = {"n_frames": counted[0], "n_scored": counted[1], "problem": told and told.problem}
+        found.update(of_answer(scorer_id=outcome.scorer_id, **same, **more))
+    return found
 
 
 def _n_unlike(outcome: Outcome) -> tuple[int, int]:
