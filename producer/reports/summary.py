@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from scanfleet.db.engine import reading
+from scanfleet.db.queries.listing import first_results
 from scanfleet.db.queries.scan_sums import FrameCounts, Unexplained, sums_of_scan
 from scanfleet.db.results.results import ResultFilter, count_failures, iter_results, times_of_scan
 from scanfleet.db.results.scorers import ScorerUse
@@ -69,7 +70,7 @@ def summarise(engine: sa.Engine, scan_id: str) -> Summary:
 
 def _why_no_boxes(engine: sa.Engine, scan_id: str) -> str | None:
     """Return the reason of the first flagged image: all have the same."""
-    for result in iter_results(engine, ResultFilter(scan=scan_id, decision="flag"), limit=1):
+    for result in first_results(engine, ResultFilter(scan=scan_id, decision="flag"), limit=1):
         if result.boxes is None and result.box_problems:
             return str(result.box_problems[0])
     return None

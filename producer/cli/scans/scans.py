@@ -61,7 +61,7 @@ def list_scans(flags: Flags, limit: int, form: str) -> None:
     from scanfleet.producer.scans.session import SILENT_SECONDS
 
     with flags.ledger() as engine, reading(engine) as connection:
-        found = [(scan, store.progress(connection, scan.id)) for scan in store.list_scans(connection, limit=limit)]
+        found = store.list_progress(connection, limit=limit)
         served = {worker.queue for worker in live_workers(connection, silent_seconds=SILENT_SECONDS)}
     if form == "json":
         click.echo(json.dumps([_record(scan, done) for scan, done in found], indent=2))

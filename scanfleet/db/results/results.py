@@ -6,7 +6,7 @@ Also the workers' stage times of a scan, summed in the database.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,7 +18,6 @@ from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import reading
 from scanfleet.db.results.answers import scored_at
 from scanfleet.db.results.filters import ResultFilter as ResultFilter
-from scanfleet.db.results.portable import by_bytes
 from scanfleet.db.results.scorers import outdated
 from scanfleet.db.tables import Adapter, Batch, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
 from scanfleet.images.version import DECODING_VERSION
@@ -27,8 +26,15 @@ from scanfleet.stats.stage_times import NAMES, StageTimes
 
 def times_of_scan(connection: sa.Connection, scan_id: str) -> StageTimes:
     """Return the stage times of the attempts that closed its batches."""
-    columns = [sa.func.sum(Batch.seconds[name].as_float()).label(name) for name in NAMES]
-    row = connection.execute(sa.select(*columns).where(Batch.scan_id == scan_id)).one()
+    source: sa.FromClause = Batch.__table__
+    values: dict[str, sa.ColumnElement[Any]] = {name: Batch.seconds[name].as_float() for name in NAMES}
+    if connection.dialect.name == "postgresql":  # all names in one go take a third of the time
+        columns = (sa.column(name, sa.Double) for name in NAMES)
+        record = sa.func.jsonb_to_record(Batch.seconds).table_valued(*columns, name="record")
+        typed = record.render_derived(with_types=True)
+        source, values = source.join(typed, sa.true()), {name: typed.c[name] for name in NAMES}
+    sums = (sa.func.sum(value).label(name) for name, value in values.items())
+    row = connection.execute(sa.select(*sums).select_from(source).where(Batch.scan_id == scan_id)).one()
     return StageTimes(sums={name: float(value) for name, value in row._mapping.items() if value is not None})
 
 
@@ -108,36 +114,6 @@ def iter_results(
             return
         after = page[-1].image_id
         left = None if left is None else left - size
-
-
-ORDERS: dict[str, Any] = {  # as a person reads them: the highest, the newest or the first one first
-    "score": Verdict.score.desc(),
-    "margin": Verdict.margin.desc(),
-    "unlike": Verdict.unlike.desc(),
-    "size": Image.size.desc(),
-    "scored_at": scored_at().element.desc(),
-    "uri": by_bytes(Image.uri),
-}
-SORTS = (*ORDERS, *(f"-{name}" for name in ORDERS))  # "-": the other way round
-
-
-def top_results(connection: sa.Connection, wanted: ResultFilter, *, limit: int, sort: str = "score") -> list[Result]:
-    """Return the first results in one of SORTS, those without a value last. Equal scores go by margin."""
-    column = ORDERS[sort.removeprefix("-")]
-    order = _reversed(column) if sort.startswith("-") else column
-    query = _select(wanted).order_by(order.nulls_last(), Verdict.margin.desc().nulls_last(), Image.id).limit(limit)
-    return [_result(row) for row in connection.execute(query)]
-
-
-def _reversed(order: Any) -> Any:
-    return order.element.asc() if isinstance(order, sa.UnaryExpression) else order.desc()
-
-
-def count_uncalibrated(connection: sa.Connection, wanted: ResultFilter) -> int:
-    """Count the answers that only the bounds of the score leave out, since they have none."""
-    unbounded = replace(wanted, min_score=None, max_score=None)
-    query = unbounded.joined(sa.func.count()).where(Verdict.id.is_not(None), Verdict.score.is_(None))
-    return connection.execute(query).scalar_one()
 
 
 def list_failures(

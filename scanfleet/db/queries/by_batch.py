@@ -1,0 +1,131 @@
+"""Results found from the counts of their batches: those that hold no match are passed over.
+
+Within a scan, images and batches were added in one order under the lock of the scan, so that the first matches lie in
+the first batches that have any. Scans are taken by their first such image, until no other one can come earlier.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import sqlalchemy as sa
+
+from scanfleet.db.results.filters import ResultFilter, Words
+from scanfleet.db.tables import Batch, Image, Scan
+
+MOST_SCANS = 500  # with a match: more of them lie so densely that a walk through the images finds enough
+CHUNKS = (128, 512, 1024)  # batches a statement; the last size repeats
+
+_ANSWERED = Batch.n_verdicts > 0
+_UNTOLD = Batch.n_images > Batch.n_verdicts + Batch.n_failures
+_STATES = {
+    "verdict": _ANSWERED,
+    "failed": Batch.n_failures > 0,
+    "pending": sa.and_(Batch.state != "cancelled", _UNTOLD),
+    "cancelled": sa.and_(Batch.state == "cancelled", _UNTOLD),
+}
+_DECISIONS = {
+    "flag": Batch.n_flagged > 0,
+    "review": Batch.n_review > 0,
+    "clear": Batch.n_verdicts > Batch.n_flagged + Batch.n_review,
+}
+
+
+def holding(wanted: ResultFilter) -> list[sa.ColumnElement[bool]]:
+    """Return conditions that each batch with a match meets; none where its counts tell nothing."""
+    found = []
+    if wanted.state:
+        found.append(sa.or_(*(_STATES[state] for state in _each(wanted.state))))
+    if wanted.decision:
+        found.append(sa.or_(*(_DECISIONS[decision] for decision in _each(wanted.decision))))
+    if wanted.label:
+        found += [_ANSWERED, sa.or_(Batch.tally.is_(None), *map(_has_label, _each(wanted.label)))]
+    if wanted.reason:
+        found.append(Batch.n_failures > 0)
+    return found
+
+
+def _has_label(label: str) -> sa.ColumnElement[bool]:
+    """Whether a tally names this label: at the end of a name."""
+    end = json.dumps(f" {label}", ensure_ascii=False)[1:]
+    return sa.cast(Batch.tally, sa.Text).contains(end, autoescape=True)
+
+
+def _each(words: Words) -> Sequence[str]:
+    return [words] if isinstance(words, str) else list(words or ())
+
+
+def first_ids(connection: sa.Connection, wanted: ResultFilter, *, limit: int) -> list[int] | None:
+    """Return the first images by id that match; None where a walk through the images is as good."""
+    which = holding(wanted)
+    if not which:
+        return None
+    scans = _scans(connection, wanted, which)
+    if len(scans) > MOST_SCANS:
+        return None
+    firsts = sorted((_first_image(connection, batch), scan) for scan, batch in scans)
+    found: list[int] = []
+    for first, scan in firsts:
+        if len(found) == limit and first > found[-1]:
+            break
+        found = sorted([*found, *_ids_of_scan(connection, replace(wanted, scan=scan), which, limit)])[:limit]
+    return found
+
+
+def _scans(
+    connection: sa.Connection, wanted: ResultFilter, which: Sequence[sa.ColumnElement[bool]]
+) -> list[tuple[str, int]]:
+    """Return scans that hold a match, each with its first batch that does."""
+    query = sa.select(Batch.scan_id, sa.func.min(Batch.id).label("first")).where(*which).group_by(Batch.scan_id)
+    if wanted.scan:
+        query = query.where(Batch.scan_id.in_(_each(wanted.scan)))
+    elif not wanted.rescans:
+        query = query.where(Batch.scan_id.in_(sa.select(Scan.id).where(Scan.rescan_of.is_(None))))
+    rows = connection.execute(query.limit(MOST_SCANS + 1))
+    return [(row.scan_id, row.first) for row in rows]
+
+
+def _first_image(connection: sa.Connection, batch: int) -> int:
+    """Return the least id of a batch's images: no match of its scan comes earlier."""
+    return connection.execute(sa.select(sa.func.min(Image.id)).where(Image.batch_id == batch)).scalar_one() or 0
+
+
+def _ids_of_scan(
+    connection: sa.Connection, wanted: ResultFilter, which: Sequence[sa.ColumnElement[bool]], limit: int
+) -> list[int]:
+    found: list[int] = []
+    for batches in _chunks(connection, str(wanted.scan), which):
+        # "+ 0": else the order of ids may seem the quicker way, which passes through all images before these.
+        query = wanted.joined(Image.id).where(Image.batch_id.in_(batches)).order_by(Image.id + 0)
+        found += connection.execute(query.limit(limit - len(found))).scalars()
+        if len(found) == limit:
+            break
+    return found
+
+
+def _chunks(
+    connection: sa.Connection, scan_id: str, which: Sequence[sa.ColumnElement[bool]]
+) -> Iterator[Sequence[int]]:
+    """Yield the batches of a scan that hold a match, by id."""
+    every = sa.select(Batch.id).where(Batch.scan_id == scan_id, *which).order_by(Batch.id)
+    after, sizes = 0, iter(CHUNKS)
+    size = next(sizes)
+    while chunk := connection.execute(every.where(Batch.id > after).limit(size)).scalars().all():
+        yield chunk
+        after, size = chunk[-1], next(sizes, size)
+
+
+def lacks_answers(wanted: ResultFilter) -> ResultFilter | None:
+    """Return the part of a filter that images without an answer match; None: there is none."""
+    of_answers = (wanted.label, wanted.decision, wanted.adapter, wanted.min_score, wanted.max_score)
+    if any(value is not None and value != () and value != [] for value in of_answers):
+        return None
+    states = [state for state in ("pending", "failed", "cancelled") if not wanted.state or state in _each(wanted.state)]
+    if wanted.tried:
+        states = [state for state in states if state == "failed"]
+    return replace(wanted, state=states) if states else None
+
+
