@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+import psycopg
 import sqlalchemy as sa
 
 from scanfleet.checks.check import load_check
@@ -115,12 +116,10 @@ def fill(url: str, n: int) -> Archive:
     try:
         with transaction(engine, long=True) as connection, _indexed_later(connection):
             _write(connection, archive)
-        with engine.connect() as connection:
-            raw = connection.connection.dbapi_connection
-            assert raw is not None
-            raw.cursor().execute("vacuum analyze")
     finally:
         engine.dispose()
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as plain:  # it may take minutes
+        plain.execute("vacuum analyze")
     return archive
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from tests.services.postgres import PostgresServer
@@ -13,8 +14,12 @@ SETTINGS = {
     "max_wal_size": "4GB",
     "shared_preload_libraries": "pg_stat_statements",
     "pg_stat_statements.track_planning": "on",
+    "log_statement_stats": "on",
     "pg_stat_statements.track_utility": "off",
 }
+
+
+CPU = re.compile(r"^\s*!\s+([\d.]+) s user, ([\d.]+) s system, [\d.]+ s elapsed", re.MULTILINE)
 
 
 class MeasuredServer(PostgresServer):
@@ -31,6 +36,14 @@ class MeasuredServer(PostgresServer):
 
     def reset(self, url: str) -> None:
         self._ask(url, "select pg_stat_statements_reset()")
+        self._seen = (self.directory / "server.log").stat().st_size
+
+    def cpu_ms(self) -> float:
+        """Return the processor's time of all statements since `reset`, those of parallel workers left out."""
+        with (self.directory / "server.log").open(errors="replace") as log:
+            log.seek(self._seen)
+            used = CPU.findall(log.read())
+        return 1000 * sum(float(user) + float(system) for user, system in used)
 
     def statements(self, url: str) -> list[tuple[float, int, str]]:
         """Return (milliseconds, calls, text) of the statements since `reset`, the dearest first."""

@@ -121,6 +121,7 @@ class Image(Base):
         sa.UniqueConstraint("scan_id", "identity"),
         sa.Index(None, "batch_id"),
         sa.Index(None, "scan_id", "state", "id"),
+        sa.Index(None, "scan_id", "id"),
         # For readers. Two of them begin with the answer, so that enqueueing does not write them. SQLite has none by
         # bytes: of all indexes it would slow down the writing of answers most, and its ledgers are small.
         sa.Index(None, "uri", postgresql_ops={"uri": "text_pattern_ops"}),
@@ -202,7 +203,8 @@ class Forgotten(Base):
     at: Mapped[datetime]
 
 
-# Of PostgreSQL alone, whose ledgers are large: the highest scores of a scan, and the answers nearest to a threshold.
+# Of PostgreSQL alone, whose ledgers are large: the highest scores of a scan, the answers nearest to a threshold, and
+# those that are not clear.
 _FOR_READERS = (
     sa.Index(
         "ix_verdicts_scan_id_score_margin",
@@ -211,6 +213,9 @@ _FOR_READERS = (
         sa.text("margin DESC NULLS LAST"),
     ).ddl_if(dialect="postgresql"),
     sa.Index(None, "scorer_id", "margin").ddl_if(dialect="postgresql"),
+    sa.Index(
+        "ix_verdicts_unclear", "scorer_id", "content_sha256", postgresql_where=sa.text("decision <> 'clear'")
+    ).ddl_if(dialect="postgresql"),
     sa.Index(None, "scan_id").ddl_if(dialect="sqlite"),
 )
 

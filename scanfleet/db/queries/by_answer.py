@@ -14,8 +14,11 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.orm import aliased
 
+from scanfleet.db.pointers import is_answered_by
 from scanfleet.db.results.filters import ResultFilter
 from scanfleet.db.tables import CheckRow, Failure, Image, Scan, ScorerRow, Verdict
+
+FIRST_SCANS = 4  # that are read for the highest scores; then four times as many
 
 _own = aliased(Image, name="own")
 _HIGHEST = (Verdict.score.desc().nulls_last(), Verdict.margin.desc().nulls_last())
@@ -33,11 +36,11 @@ def highest(connection: sa.Connection, wanted: ResultFilter, *, limit: int) -> l
     """Return the images with the highest scores that match, by score, margin and id; those without an answer not."""
     bounds = sorted(_best_of_scans(connection, wanted))
     found: list[tuple[Rank, int]] = []
-    for start in range(0, len(bounds), limit):
-        if len(found) == limit and found[-1][0] < bounds[start][0]:
-            break
-        scans = [scan for _, scan in bounds[start : start + limit]]
+    start, size = 0, FIRST_SCANS
+    while start < len(bounds) and (len(found) < limit or found[-1][0] >= bounds[start][0]):
+        scans = [scan for _, scan in bounds[start : start + size]]
         found = sorted([*found, *_highest_of(connection, wanted, scans, limit)])[:limit]
+        start, size = start + size, size * 4
     return [image for _, image in found]
 
 
@@ -65,8 +68,7 @@ def _rank(row: sa.Row[Any]) -> Rank:
 
 def within(connection: sa.Connection, wanted: ResultFilter, *, limit: int, few: int) -> list[int] | None:
     """Return the first images by id whose score lies within the bounds of a filter; None: more than `few` verdicts do."""
-    score = [bound for bound in _bounds(wanted)]
-    ranged = sa.select(Verdict.id).where(Verdict.scan_id == Scan.id, *score).order_by(*_HIGHEST).limit(few + 1)
+    ranged = sa.select(Verdict.id).where(Verdict.scan_id == Scan.id, *_bounds(wanted)).order_by(*_HIGHEST).limit(few + 1)
     each = ranged.lateral("each")
     query = sa.select(each.c.id).select_from(Scan).join(each, sa.true()).where(_scans_of(wanted)).limit(few + 1)
     verdicts = list(connection.execute(query).scalars())
@@ -103,7 +105,7 @@ def _scans_of(wanted: ResultFilter) -> sa.ColumnElement[bool]:
 
 def select_by_answer(wanted: ResultFilter, *columns: Any) -> sa.Select[Any]:
     """Select columns of `ResultFilter.joined`, of images with an answer, beginning with the verdicts."""
-    answered = sa.and_(Image.id.in_((_own.id, _own.rescan_of)), Image.verdict_id == Verdict.id)
+    answered = sa.and_(Image.id.in_((_own.id, _own.rescan_of)), is_answered_by(Image, Verdict))
     return (
         sa.select(*columns)
         .select_from(Verdict)

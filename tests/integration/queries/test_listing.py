@@ -59,9 +59,8 @@ def _by_score(result: Result) -> tuple[Any, ...]:
 
 def test_batches_without_a_match_are_not_read(held: Asked) -> None:
     """Only the one with the failure."""
-    read: list[int] = []
     with reading(held.archive.engine) as connection:
-        which = by_batch.holding(ResultFilter(state="failed"))
-        read = [batch for chunk in by_batch._chunks(connection, held.scan, which) for batch in chunk]
+        which = by_batch.holding(connection, ResultFilter(state="failed"))
+        read = [batch for chunk in by_batch._chunks(connection, held.scan, which, size=1) for batch in chunk]
         failed = connection.execute(sa.text("select batch_id from images where state = 'failed'")).scalars().all()
     assert read == failed
