@@ -33,6 +33,7 @@ MODULES = {
     "photographs": "bench.training.photographs",
     "labels": "bench.labels",
     "export": "bench.export",
+    "query": "bench.query",
 }
 
 

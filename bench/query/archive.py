@@ -1,7 +1,8 @@
 """An archive of any size in a ledger on PostgreSQL, written set-wise: what questions cost on it is what is measured.
 
-Of n images 60 % lie in one scan (`big`), 18 % are names of the same bytes that a newer scorer answered (`mid`), 8 % are
-of a scan that is a third done (`run`), and the rest in scans of 64 images, a few of them cancelled. 1 in 160 has failed.
+Of n images 60 % lie in one scan (`big`), 18 % are names of the same bytes that a newer scorer answered (`mid`), 8 %
+are of a scan that is a third done (`run`), and the rest in scans of 64 images, a few of them cancelled. 1 in 160 has
+failed.
 """
 
 from __future__ import annotations
@@ -132,7 +133,9 @@ def _indexed_later(connection: sa.Connection) -> Iterator[None]:
             " current_schema() and indexname not in (select conname from pg_constraint)"
         )
     ).all()
-    connection.execute(sa.text("set local session_replication_role = replica; set local maintenance_work_mem = '512MB'"))
+    connection.execute(
+        sa.text("set local session_replication_role = replica; set local maintenance_work_mem = '512MB'")
+    )
     for row in found:
         connection.execute(sa.text(f"drop index {row.indexname}"))
     yield

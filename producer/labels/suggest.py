@@ -119,7 +119,9 @@ def suggest(
         "threshold": lambda: store.near_boundary(connection, pool, n=2 * n),
         "disagreement": lambda: store.disagreements(connection, pool, n=2 * n),
     }
-    notes = [] if counted.exact else [f"about {n_pool} images are unlabelled: estimated within 5 %, as are their chances"]
+    notes = (
+        [] if counted.exact else [f"about {n_pool} images are unlabelled: estimated within 5 %, as are their chances"]
+    )
     lacking = 0
     for part, following in (("threshold", "disagreement"), ("disagreement", "diversity")):
         size = wanted[part] + lacking

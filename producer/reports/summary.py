@@ -9,11 +9,12 @@ import sqlalchemy as sa
 from scanfleet.db.engine import reading
 from scanfleet.db.queries.listing import first_results
 from scanfleet.db.queries.scan_sums import FrameCounts, Unexplained, sums_of_scan
-from scanfleet.db.results.results import ResultFilter, count_failures, iter_results, times_of_scan
+from scanfleet.db.results.results import ResultFilter, count_failures, iter_results
 from scanfleet.db.results.scorers import ScorerUse
 from scanfleet.db.scans import scans
 from scanfleet.db.scans.checks import get_check
 from scanfleet.db.scans.scans import Progress, ScanInfo
+from scanfleet.db.tallies.times import times_of_scan
 from scanfleet.producer.reports.agreement import Agreement
 from scanfleet.producer.reports.explanations import Entry, entry
 from scanfleet.producer.scans.wait import progress_of

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from scanfleet.db.drift.corrections import labels_of, newest_check
-from scanfleet.db.drift.counts import BIN_WIDTH, margin_histogram, spread_batches, tallies_of
+from scanfleet.db.drift.counts import BIN_WIDTH, count_cells, spread_batches, tallies_of
 from scanfleet.db.drift.uri_parts import By
 from scanfleet.db.tables import Adapter, Batch, Champion, CheckRow, Scan, ScorerRow
 from scanfleet.stats.counts import MIN_IMAGES, CalibrationMargins, Slice, Tally
@@ -196,14 +196,14 @@ def _reference(connection: sa.Connection, scorer: int, *, by: By | None) -> Refe
     """Return the reference of a scorer's margins; None: no scan has enough of its verdicts yet."""
     for scan_id, sources in _scans_of(connection, scorer):
         batches = spread_batches(connection, scan_id, limit=REFERENCE_BATCHES)
-        counts = margin_histogram(connection, scan_id, scorer, batches)
+        cells = count_cells(connection, scan_id, scorer, batches)
+        counts = cells.histogram()
         if sum(counts.values()) < MIN_IMAGES:
             continue
         edges = tuple(edges_of_histogram(counts, width=BIN_WIDTH))
-        ways = (None,) if by is None else (None, by)
-        tallies: dict[str | None, Tally] = {}
-        for way in ways:
-            tallies |= tallies_of(connection, scan_id, sources, scorer, edges, by=way, batches=batches)
+        tallies: dict[str | None, Tally] = {None: cells.tally(edges)}
+        if by is not None:
+            tallies |= tallies_of(connection, scan_id, sources, scorer, edges, by=by, batches=batches)
         return Reference(scan=scan_id, edges=edges, span=span_of_histogram(counts, width=BIN_WIDTH), tallies=tallies)
     return None
 

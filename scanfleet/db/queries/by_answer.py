@@ -67,8 +67,10 @@ def _rank(row: sa.Row[Any]) -> Rank:
 
 
 def within(connection: sa.Connection, wanted: ResultFilter, *, limit: int, few: int) -> list[int] | None:
-    """Return the first images by id whose score lies within the bounds of a filter; None: more than `few` verdicts do."""
-    ranged = sa.select(Verdict.id).where(Verdict.scan_id == Scan.id, *_bounds(wanted)).order_by(*_HIGHEST).limit(few + 1)
+    """Return the first images by id whose score lies within the bounds; None: more than `few` verdicts do."""
+    ranged = (
+        sa.select(Verdict.id).where(Verdict.scan_id == Scan.id, *_bounds(wanted)).order_by(*_HIGHEST).limit(few + 1)
+    )
     each = ranged.lateral("each")
     query = sa.select(each.c.id).select_from(Scan).join(each, sa.true()).where(_scans_of(wanted)).limit(few + 1)
     verdicts = list(connection.execute(query).scalars())
@@ -81,7 +83,9 @@ def within(connection: sa.Connection, wanted: ResultFilter, *, limit: int, few: 
 
 def scans_without_scores(connection: sa.Connection, wanted: ResultFilter) -> list[str]:
     """Return the scans that have a verdict without a score, and those that they renew."""
-    any_one = sa.select(Verdict.id).where(Verdict.scan_id == Scan.id, Verdict.score.is_(None)).limit(1).lateral("any_one")
+    any_one = (
+        sa.select(Verdict.id).where(Verdict.scan_id == Scan.id, Verdict.score.is_(None)).limit(1).lateral("any_one")
+    )
     query = sa.select(Scan.id, Scan.rescan_of).join(any_one, sa.true()).where(_scans_of(wanted))
     return sorted({name for row in connection.execute(query) for name in row if name is not None})
 

@@ -80,9 +80,7 @@ def first_ids(connection: sa.Connection, wanted: ResultFilter, *, limit: int) ->
     return found
 
 
-def _scans(
-    connection: sa.Connection, wanted: ResultFilter, which: Sequence[sa.ColumnElement[bool]]
-) -> dict[int, str]:
+def _scans(connection: sa.Connection, wanted: ResultFilter, which: Sequence[sa.ColumnElement[bool]]) -> dict[int, str]:
     """Return by its first batch that holds a match each scan that does."""
     query = sa.select(Batch.scan_id, sa.func.min(Batch.id).label("first")).where(*which).group_by(Batch.scan_id)
     if wanted.scan:
@@ -132,5 +130,3 @@ def lacks_answers(wanted: ResultFilter) -> ResultFilter | None:
     if wanted.tried:
         states = [state for state in states if state == "failed"]
     return replace(wanted, state=states) if states else None
-
-

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,7 +110,6 @@ def _counted(connection: sa.Connection, which: sa.ColumnElement[bool]) -> Tally:
     query = sa.select(*each.c, sa.func.count().label("n")).group_by(*each.c)
     found: Tally = Counter()
     for row in connection.execute(query):
-        values: Mapping[str, Any] = row._mapping
-        for name, n in of_answer(**{key: values[key] for key in given}).items():
+        for name, n in of_answer(**{key: row._mapping[key] for key in given}).items():
             found[name] += n * row.n
     return found

@@ -1,7 +1,4 @@
-"""Results for people: one per image, in any state, paged by key.
-
-Also the workers' stage times of a scan, summed in the database.
-"""
+"""Results for people: one per image, in any state, paged by key."""
 
 from __future__ import annotations
 
@@ -19,24 +16,8 @@ from scanfleet.db.engine import reading
 from scanfleet.db.results.answers import scored_at
 from scanfleet.db.results.filters import ResultFilter as ResultFilter
 from scanfleet.db.results.scorers import outdated
-from scanfleet.db.tables import Adapter, Batch, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
+from scanfleet.db.tables import Adapter, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
 from scanfleet.images.version import DECODING_VERSION
-from scanfleet.stats.stage_times import NAMES, StageTimes
-
-
-def times_of_scan(connection: sa.Connection, scan_id: str) -> StageTimes:
-    """Return the stage times of the attempts that closed its batches."""
-    source: sa.FromClause = Batch.__table__
-    values: dict[str, sa.ColumnElement[Any]] = {name: Batch.seconds[name].as_float() for name in NAMES}
-    if connection.dialect.name == "postgresql":  # all names in one go take a third of the time
-        columns = (sa.column(name, sa.Double) for name in NAMES)
-        record = sa.func.jsonb_to_record(Batch.seconds).table_valued(*columns, name="record")
-        typed = record.render_derived(with_types=True)
-        source, values = source.join(typed, sa.true()), {name: typed.c[name] for name in NAMES}
-    sums = (sa.func.sum(value).label(name) for name, value in values.items())
-    row = connection.execute(sa.select(*sums).select_from(source).where(Batch.scan_id == scan_id)).one()
-    return StageTimes(sums={name: float(value) for name, value in row._mapping.items() if value is not None})
-
 
 PAGE_IMAGES = 500
 

@@ -112,10 +112,19 @@ def _tally(outcome: Outcome) -> Tally:
     found: Tally = Counter()
     for verdict in outcome.verdicts:
         frames, told = verdict.frames, verdict.explanation
-        same = {name: getattr(verdict, name) for name in ("label", "decision", "mass", "unlike", "doubted")}
-        counted = (None, None) if frames is None else (frames.n_frames, frames.n_scored)
-        more = {"n_frames": counted[0], "n_scored": counted[1], "problem": told and told.problem}
-        found.update(of_answer(scorer_id=outcome.scorer_id, **same, **more))
+        found.update(
+            of_answer(
+                scorer_id=outcome.scorer_id,
+                label=verdict.label,
+                decision=verdict.decision,
+                mass=verdict.mass,
+                unlike=verdict.unlike,
+                doubted=verdict.doubted,
+                n_frames=None if frames is None else frames.n_frames,
+                n_scored=None if frames is None else frames.n_scored,
+                problem=None if told is None else told.problem,
+            )
+        )
     return found
 
 

@@ -17,6 +17,7 @@ from scanfleet.db.engine import now
 from scanfleet.db.locks import hold
 from scanfleet.db.scans.checks import save_check
 from scanfleet.db.tables import Batch, CheckRow, Image, Scan
+from scanfleet.db.tallies.times import KEPT_FROM, keep_times
 from scanfleet.errors import RequestError, UnknownName
 from scanfleet.messages import score_queue
 
@@ -288,10 +289,12 @@ def _finish(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
     candidates = connection.execute(query.with_for_update(key_share=True)).scalars().all()
     if not candidates:
         return 0
-    moved = connection.execute(
-        sa.update(Scan).where(Scan.id.in_(candidates), *complete).values(state="done", finished_at=now(connection))
-    )
-    return moved.rowcount
+    ended = sa.update(Scan).where(Scan.id.in_(candidates), *complete).values(state="done", finished_at=now(connection))
+    moved = connection.execute(ended.returning(Scan.id, Scan.n_listed)).all()
+    for row in moved:
+        if row.n_listed >= KEPT_FROM:
+            keep_times(connection, row.id)
+    return len(moved)
 
 
 def reopen(connection: sa.Connection, scan_id: str) -> None:

@@ -11,8 +11,8 @@ Names are `SCORER DECISION LABEL`, which count each answer once, and these:
     SCORER frames       their pictures; `read`: of these
     SCORER problem WHY  answers without the explanation that was asked for
 
-Tallies add up, so that a write adds the difference it makes. NULL stands for a batch whose answers a worker of an earlier
-release wrote: its images are counted.
+Tallies add up, so that a write adds the difference it makes. NULL stands for a batch whose answers a worker of an
+earlier release wrote: its images are counted.
 """
 
 from __future__ import annotations

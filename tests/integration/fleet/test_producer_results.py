@@ -12,10 +12,10 @@ from scanfleet.checks.frame_result import FrameResult
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.labels.unlabelled import recent_unlabelled
+from scanfleet.db.queries.listing import top_results
 from scanfleet.db.queries.scan_sums import FrameCounts, sums_of_scan
 from scanfleet.db.results import answers, verdicts
 from scanfleet.db.results.answers import NewVerdict
-from scanfleet.db.queries.listing import top_results
 from scanfleet.db.results.results import ResultFilter, iter_results
 from scanfleet.db.results.scorers import ScorerSpec, scorer_id
 from scanfleet.db.results.verdicts import Outcome

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from scanfleet.checks.crop import CropSettings
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.engine import reading, transaction
+from scanfleet.db.queries.scan_sums import sums_of_scan
 from scanfleet.db.results import answers, rescans, verdicts
 from scanfleet.db.results.rescan_changes import iter_flips
-from scanfleet.db.queries.scan_sums import sums_of_scan
 from scanfleet.db.results.results import ResultFilter, iter_results
 from scanfleet.db.scans import batches, new_images, retries, scans
 from scanfleet.db.scans.batches import Claim
