@@ -8,6 +8,8 @@ it does not fit the counts of its batch, the images are counted.
 
 Of PostgreSQL alone, whose ledgers are large:
 
+batches(scan_id, id) with the counts: a scan is summed without reading its batches' rows, which hold their stage times. Two
+entries for 64 images.
 verdicts(scan_id, score, margin) takes the place of (scan_id, decision, id), which nothing reads: the highest scores of a
 scan, and those beyond a bound.
 verdicts(scorer_id, margin): the answers nearest to a threshold, for `labels suggest`.
@@ -35,6 +37,10 @@ NAMES = (
     ("CASE WHEN {read} > 0 THEN 'read' END", "{read}"),
     ("'problem ' || {problem}", "1"),
 )
+COUNTS = [
+    *("n_images", "n_verdicts", "n_failures", "n_reused", "n_flagged", "n_review"),
+    *("state", "lease_token", "scorer_id"),
+]
 ROWS = "FROM images i JOIN verdicts v ON v.id = i.verdict_id"
 TALLY = """
 UPDATE batches SET tally = t.tally FROM (
@@ -56,6 +62,7 @@ def upgrade() -> None:
     op.add_column("scans", sa.Column("times", kind, nullable=True))
     if on_postgresql:
         _tally_on_postgresql()
+        op.create_index("ix_batches_scan_id_id", "batches", ["scan_id", "id"], postgresql_include=COUNTS)
         op.drop_index("ix_verdicts_scan_id_decision_id", "verdicts")
         order = [sa.text("scan_id"), *(sa.text(f"{name} DESC NULLS LAST") for name in ("score", "margin"))]
         op.create_index("ix_verdicts_scan_id_score_margin", "verdicts", order)
@@ -87,6 +94,7 @@ def _tally_on_sqlite() -> None:
 
 def downgrade() -> None:
     if op.get_bind().dialect.name == "postgresql":
+        op.drop_index("ix_batches_scan_id_id", "batches")
         op.drop_index("ix_verdicts_unclear", "verdicts")
         op.drop_index("ix_verdicts_scorer_id_margin", "verdicts")
         op.drop_index("ix_verdicts_scan_id_score_margin", "verdicts")

@@ -85,12 +85,20 @@ class Scan(Base):
     times: Mapped[dict[str, Any] | None]  # sums over batches (scanfleet.db.tallies.times); None: not kept
 
 
+_COUNTS = [
+    *("n_images", "n_verdicts", "n_failures", "n_reused", "n_flagged", "n_review"),
+    *("state", "lease_token", "scorer_id"),
+]
+
+
 class Batch(Leased, Base):
     __tablename__ = "batches"
     __table_args__ = (
         one_of("state", BATCH_STATES),
         sa.Index(None, "state", "queue", "id"),
         sa.Index(None, "scan_id", "state"),
+        # For readers: the batches of a scan in order, and its counts without its rows.
+        sa.Index(None, "scan_id", "id", postgresql_include=_COUNTS).ddl_if(dialect="postgresql"),
     )
 
     scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))

@@ -69,6 +69,8 @@ def first_ids(connection: sa.Connection, wanted: ResultFilter, *, limit: int) ->
     which = holding(connection, wanted)
     if not which:
         return None
+    if len(_each(wanted.scan)) == 1:
+        return _ids_of_scan(connection, replace(wanted, scan=_each(wanted.scan)[0]), which, limit)
     scans = _scans(connection, wanted, which)
     if len(scans) > MOST_SCANS:
         return None

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import orm
 
 from scanfleet.checks.check import Check
 from scanfleet.db.engine import now
@@ -201,8 +202,11 @@ def _progress_by_scan(connection: sa.Connection, which: sa.ColumnElement[bool]) 
     sums["n_cancelled"] = sa.func.sum(sa.case((Batch.state == "cancelled", left), else_=0))
     sums["n_batches"] = sa.func.count(Batch.id)
     sums["n_leased"] = sa.func.sum(sa.case((Batch.state == "leased", 1), else_=0))
+    other = orm.aliased(Batch)  # its counts alone need not read the rows of batches
+    waits = (other.scan_id == Scan.id, other.state.in_(("ready", "leased")))
+    waiting = sa.select(sa.func.max(other.waiting_for)).where(*waits).scalar_subquery()
     query = (
-        sa.select(Scan.id, Scan.waiting_for.label("held"), sa.func.max(Batch.waiting_for).label("waiting"))
+        sa.select(Scan.id, Scan.waiting_for.label("held"), waiting.label("waiting"))
         .add_columns(*(column.label(name) for name, column in sums.items()))
         .outerjoin(Batch, Batch.scan_id == Scan.id)
         .where(which)
