@@ -227,7 +227,7 @@ def report(flags: Flags, /, *, scan_id: str, output: Path, truth: str | None, li
     It is one self-contained HTML file, below 30 MB for up to 2,000 images: counts, rates where the truth is known, a
     histogram, and where the time went; then wrong answers, reviews and flags, in equal shares of --limit. Options on
     the answer (--decision, --label, --state, --reason, scores) show all that match instead, clear ones too. The other
-    options narrow the figures as well.
+    options narrow the figures as well. Reads every image of the scan, page by page.
 
     \b
     Example:
