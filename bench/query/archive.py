@@ -20,6 +20,7 @@ from scanfleet.db.engine import connect, transaction
 from scanfleet.db.results.scorers import ScorerSpec, scorer_id
 from scanfleet.db.scans import scans
 from scanfleet.db.schema import upgrade
+from scanfleet.db.tallies import scan_sums
 
 BATCH = 64  # images
 BIG, MID, RUN = 0.60, 0.18, 0.08  # of all images
@@ -94,6 +95,17 @@ from (
   from images i left join verdicts v on v.id = i.verdict_id group by i.batch_id
 ) c where c.batch_id = batches.id
 """
+# As `scanfleet.db.tallies.tally` names them; no file here has several pictures or lacks an explanation.
+_TALLIES = """
+update batches set tally = t.tally from (
+  select batch_id, jsonb_object_agg(scorer_id || ' ' || name, n) as tally from (
+    select i.batch_id, v.scorer_id, k.name, count(*) as n from images i join verdicts v on v.id = i.verdict_id
+    cross join lateral (values (v.decision || ' ' || v.label), (case when v.mass < .9 then 'low' end),
+      (case when v.unlike >= .9 then 'far' end), ('compared')) as k(name)
+    where k.name is not null group by i.batch_id, v.scorer_id, k.name
+  ) named group by batch_id
+) t where t.batch_id = batches.id
+"""
 _LABELS = (
     """
 insert into labels (check_name, content_sha256, uri, label, who, origin, at, settles, drawn, shown)
@@ -117,6 +129,9 @@ def fill(url: str, n: int) -> Archive:
     try:
         with transaction(engine, long=True) as connection, _indexed_later(connection):
             _write(connection, archive)
+        with transaction(engine, long=True) as connection:
+            while scan_sums.keep_next(connection):
+                pass
     finally:
         engine.dispose()
     with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as plain:  # it may take minutes
@@ -172,7 +187,7 @@ def _write(connection: sa.Connection, archive: Archive) -> None:
         run(_VERDICTS.format(**spread, content=f"'{names}'"), scorer=scorer)
         base, batch = base + size, batch + (size + 63) // 64
     _write_small(run, archive, base, batch, scorer=old, rest=rest)
-    for statement in (_FAILURES, _COUNTS, *_LABELS):
+    for statement in (_FAILURES, _COUNTS, _TALLIES, *_LABELS):
         run(statement)
     for table in ("images", "batches", "verdicts"):
         run(f"select setval(pg_get_serial_sequence('{table}', 'id'), (select max(id) from {table}))")

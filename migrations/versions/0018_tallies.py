@@ -1,10 +1,10 @@
-"""Add batches.tally, scans.times, and indexes of verdicts for readers
+"""Add batches.tally, scans.sums, and indexes of verdicts for readers
 
 `tally` lets a scan of millions be summed over its batches. Those that are there are tallied here, which reads every image
 and verdict once (a minute for 5 million); workers wait meanwhile. Workers of the previous version leave it as it is: where
 it does not fit the counts of its batch, the images are counted.
 
-`times` are the stage times of large scans that are done; those of earlier ones are summed as before.
+`sums` are those of large scans that are done, which reconciling fills.
 
 Of PostgreSQL alone, whose ledgers are large:
 
@@ -59,7 +59,7 @@ def upgrade() -> None:
     op.create_index("ix_images_scan_id_id", "images", ["scan_id", "id"])  # until 0017 has it
     kind = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
     op.add_column("batches", sa.Column("tally", kind, nullable=True))
-    op.add_column("scans", sa.Column("times", kind, nullable=True))
+    op.add_column("scans", sa.Column("sums", kind, nullable=True))
     if on_postgresql:
         _tally_on_postgresql()
         op.create_index("ix_batches_scan_id_id", "batches", ["scan_id", "id"], postgresql_include=COUNTS)
@@ -101,7 +101,7 @@ def downgrade() -> None:
     else:
         op.drop_index("ix_verdicts_scan_id", "verdicts")
     op.create_index("ix_verdicts_scan_id_decision_id", "verdicts", ["scan_id", "decision", "id"])
-    op.drop_column("scans", "times")
+    op.drop_column("scans", "sums")
     op.drop_column("batches", "tally")
     op.drop_index("ix_images_scan_id_id", "images")
 

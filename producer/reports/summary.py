@@ -14,7 +14,7 @@ from scanfleet.db.results.scorers import ScorerUse
 from scanfleet.db.scans import scans
 from scanfleet.db.scans.checks import get_check
 from scanfleet.db.scans.scans import Progress, ScanInfo
-from scanfleet.db.tallies.times import times_of_scan
+from scanfleet.db.tallies.scan_sums import times_of_scan
 from scanfleet.producer.reports.agreement import Agreement
 from scanfleet.producer.reports.explanations import Entry, entry
 from scanfleet.producer.scans.wait import progress_of

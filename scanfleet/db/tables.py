@@ -82,7 +82,7 @@ class Scan(Base):
     rescan_of: Mapped[str | None]  # the scan whose answers this one renews
     pass_id: Mapped[str | None]  # scans of other checks with the same one read the same images once
     roots: Mapped[dict[str, Any] | None]  # folder -> inode when it was listed; an empty mount point has another one
-    times: Mapped[dict[str, Any] | None]  # sums over batches (scanfleet.db.tallies.times); None: not kept
+    sums: Mapped[dict[str, Any] | None]  # over its batches (scanfleet.db.tallies.scan_sums); None: not kept
 
 
 _COUNTS = [

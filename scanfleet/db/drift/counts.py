@@ -41,13 +41,11 @@ _COUNTED = {  # fields of a Tally
 
 def spread_batches(connection: sa.Connection, scan_id: str, *, limit: int) -> list[int]:
     """Return at most `limit` batches with verdicts, spread evenly over a scan."""
+    these = (Batch.scan_id == scan_id, Batch.n_verdicts > 0)
+    n = connection.execute(sa.select(sa.func.count()).select_from(Batch).where(*these)).scalar_one()
+    step = max((n + limit - 1) // limit, 1)
     place = (sa.func.row_number().over(order_by=Batch.id) - 1).label("place")
-    placed = (
-        sa.select(Batch.id, place, sa.func.count().over().label("n"))
-        .where(Batch.scan_id == scan_id, Batch.n_verdicts > 0)
-        .subquery()
-    )
-    step = (placed.c.n + (limit - 1)) // limit
+    placed = sa.select(Batch.id, place).where(*these).subquery()
     return list(connection.execute(sa.select(placed.c.id).where(placed.c.place % step == 0)).scalars())
 
 

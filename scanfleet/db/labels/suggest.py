@@ -18,6 +18,7 @@ from sqlalchemy.orm import aliased
 
 from scanfleet.db.pointers import is_answered_by
 from scanfleet.db.tables import Batch, CheckRow, Image, Label, Scan, ScorerRow, Verdict
+from scanfleet.db.tallies.scan_sums import kept_tally, summed_tally
 
 CHUNK_ROWS = 500  # per statement
 MAX_RIVALS = 3  # other scorers that an answer is compared with
@@ -77,6 +78,8 @@ def pool_of(connection: sa.Connection, check_name: str, *, scan_id: str | None) 
     if scan_id is not None:
         renewing = connection.execute(sa.select(Scan.id).where(Scan.rescan_of == scan_id)).scalars()
         scans = (scan_id, *renewing)
+        present = _scorers_in(connection, scans)
+        found = {scorer: edges for scorer, edges in found.items() if present is None or scorer in present}
     counted = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_verdicts), 0)).join(Scan, Scan.id == Batch.scan_id)
     if scans is None:
         counted = counted.join(CheckRow, CheckRow.id == Scan.check_id).where(CheckRow.name == check_name)
@@ -84,6 +87,18 @@ def pool_of(connection: sa.Connection, check_name: str, *, scan_id: str | None) 
         counted = counted.where(Batch.scan_id.in_(scans))
     n_answers = int(connection.execute(counted).scalar_one())
     return Pool(check_name=check_name, scorers=tuple(found), boundaries=found, scans=scans, n_answers=n_answers)
+
+
+def _scorers_in(connection: sa.Connection, scans: Sequence[str]) -> set[int] | None:
+    """Return the scorers of current answers of these scans; None: their tallies do not tell."""
+    found: set[int] = set()
+    for scan in scans:
+        tally = kept_tally(connection, scan)
+        tally = summed_tally(connection, scan) if tally is None else tally
+        if tally is None:
+            return None
+        found |= {int(name.split(" ", 1)[0]) for name in tally}
+    return found
 
 
 def _boundaries(thresholds: dict[str, Any] | None, calibrator: dict[str, Any] | None) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 
 from scanfleet.db.results.scorers import ScorerUse, uses_of
 from scanfleet.db.tables import DECISIONS, Batch, Image, Scan, Verdict
+from scanfleet.db.tallies.scan_sums import kept_tally
 from scanfleet.db.tallies.tally import COLUMNS, Tally, holds, of_answer
 from scanfleet.stats.counts import MASS_FLOOR
 from scanfleet.stats.unlike import FAR
@@ -77,6 +78,9 @@ def tally_of_scan(connection: sa.Connection, scan_id: str) -> Tally:
     Batches without one, which an earlier release wrote, are counted image by image; all of the scan is where a worker
     of an earlier release changed one of its tallied batches, or answered a rescan of it.
     """
+    kept = kept_tally(connection, scan_id)
+    if kept is not None:
+        return kept
     rescans = sa.select(Scan.id).where(Scan.rescan_of == scan_id)
     columns = (Batch.tally, Batch.n_verdicts, Batch.n_flagged, Batch.n_review)
     alike = (

@@ -18,7 +18,6 @@ from scanfleet.db.engine import now
 from scanfleet.db.locks import hold
 from scanfleet.db.scans.checks import save_check
 from scanfleet.db.tables import Batch, CheckRow, Image, Scan
-from scanfleet.db.tallies.times import KEPT_FROM, keep_times
 from scanfleet.errors import RequestError, UnknownName
 from scanfleet.messages import score_queue
 
@@ -293,16 +292,16 @@ def _finish(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
     candidates = connection.execute(query.with_for_update(key_share=True)).scalars().all()
     if not candidates:
         return 0
-    ended = sa.update(Scan).where(Scan.id.in_(candidates), *complete).values(state="done", finished_at=now(connection))
-    moved = connection.execute(ended.returning(Scan.id, Scan.n_listed)).all()
-    for row in moved:
-        if row.n_listed >= KEPT_FROM:
-            keep_times(connection, row.id)
-    return len(moved)
+    moved = connection.execute(
+        sa.update(Scan).where(Scan.id.in_(candidates), *complete).values(state="done", finished_at=now(connection))
+    )
+    return moved.rowcount
 
 
 def reopen(connection: sa.Connection, scan_id: str) -> None:
     """Let a finished scan take more work: a new listing of its sources, or a retry."""
     connection.execute(
-        sa.update(Scan).where(Scan.id == scan_id, Scan.state == "done").values(state="running", finished_at=None)
+        sa.update(Scan)
+        .where(Scan.id == scan_id, Scan.state == "done")
+        .values(state="running", finished_at=None, sums=None)
     )

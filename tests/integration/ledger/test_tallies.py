@@ -11,9 +11,12 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 
 from scanfleet.db.deletion.removal import remove_images
+from scanfleet.db.deletion.scans import begin_deletion, end_deletion, images_of_scan
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.queries.scan_sums import _counted, sums_of_scan, tally_of_scan
 from scanfleet.db.tables import Batch, Image, Verdict
+from scanfleet.db.tallies import scan_sums
+from scanfleet.db.tallies.scan_sums import kept_tally
 from tests.rigs.rescan_rig import Archive, archive, uri
 
 FAILED = 5
@@ -90,6 +93,36 @@ def test_a_rescan_by_a_worker_of_the_release_before_is_noticed(held: Archive) ->
     change(held, sa.update(Batch).where(Batch.scan_id == rescan).values(tally=None))
     with reading(held.engine) as connection:
         assert {label for _, label in sums_of_scan(connection, root).answers} == {"natural"}
+
+
+def test_what_is_kept_of_a_scan_that_is_done_holds_until_its_answers_change(
+    held: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan_sums, "KEPT_FROM", 12)
+    held.promote("aa" * 32)
+    root = held.scan(12, spread)
+    with transaction(held.engine) as connection:
+        assert scan_sums.keep_next(connection) == root
+    before = agrees(held, root)
+    change(held, sa.update(Batch).values(tally={"1 clear none": 12}))
+    with reading(held.engine) as connection:
+        assert kept_tally(connection, root) == before == dict(tally_of_scan(connection, root))
+    change(held, sa.update(Batch).values(n_review=Batch.n_review + 1))
+    with reading(held.engine) as connection:
+        assert kept_tally(connection, root) is None
+    change(held, sa.update(Batch).values(n_review=Batch.n_review - 1, tally=None))
+    held.promote("bb" * 32)
+    rescan = held.rescan(root, everything=True)
+    held.work(spread)  # the same decisions by another scorer
+    with reading(held.engine) as connection:
+        assert kept_tally(connection, root) is None
+    after = agrees(held, root)
+    assert set(after).isdisjoint(before)
+    with transaction(held.engine) as connection:
+        begin_deletion(connection, rescan)
+        remove_images(connection, images_of_scan(connection, rescan, limit=12))
+        end_deletion(connection, rescan)
+    assert agrees(held, root) == after
 
 
 def test_the_migration_tallies_what_is_there(held: Archive) -> None:

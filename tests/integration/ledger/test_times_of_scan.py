@@ -6,9 +6,9 @@ import pytest
 import sqlalchemy as sa
 
 from scanfleet.db.engine import reading, transaction
-from scanfleet.db.scans import scans
 from scanfleet.db.tables import Batch, Scan
-from scanfleet.db.tallies.times import times_of_scan
+from scanfleet.db.tallies import scan_sums
+from scanfleet.db.tallies.scan_sums import times_of_scan
 from scanfleet.stats.stage_times import NAMES
 from tests.rigs.worker_rig import png, rig
 
@@ -35,7 +35,7 @@ def test_batches_add_up_and_those_without_a_record_count_as_nothing(tmp_path: Pa
 def test_the_sums_that_are_kept_hold_until_a_batch_is_claimed_again_or_goes(
     tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scans, "KEPT_FROM", 12)
+    monkeypatch.setattr(scan_sums, "KEPT_FROM", 12)
     with rig(tmp_path, database_url=database_url) as worker:
         scan_id = worker.scan({f"mem://{number}": png(number) for number in range(12)}, batch_images=4)
         worker.drain()
@@ -49,7 +49,10 @@ def test_the_sums_that_are_kept_hold_until_a_batch_is_claimed_again_or_goes(
                     connection.execute(sa.update(Batch).where(Batch.id == batch).values(**changes))
                 return times_of_scan(connection, scan_id)["fetch"]
 
-        kept = worker.rows(Scan)[0].times
+        assert fetched() == 3  # not kept yet
+        with transaction(worker.engine) as connection:
+            assert [scan_sums.keep_next(connection) for _ in range(2)] == [scan_id, None]
+        kept = worker.rows(Scan)[0].sums
         assert kept["claims"] == [3, 3]
-        assert fetched() == kept["sums"]["fetch"] != 3
+        assert fetched() == kept["times"]["fetch"] != 3
         assert fetched(lease_token=2) == 3
