@@ -81,11 +81,11 @@ def tally_of_scan(connection: sa.Connection, scan_id: str) -> Tally:
     kept = kept_tally(connection, scan_id)
     if kept is not None:
         return kept
-    rescans = sa.select(Scan.id).where(Scan.rescan_of == scan_id)
+    rescans = connection.execute(sa.select(Scan.id).where(Scan.rescan_of == scan_id)).scalars()
     columns = (Batch.tally, Batch.n_verdicts, Batch.n_flagged, Batch.n_review)
     alike = (
         sa.select(Batch.scan_id, *columns, sa.func.count().label("n"))
-        .where(sa.or_(Batch.scan_id == scan_id, Batch.scan_id.in_(rescans)), Batch.n_verdicts > 0)
+        .where(Batch.scan_id.in_([scan_id, *rescans]), Batch.n_verdicts > 0)
         .group_by(Batch.scan_id, *columns)
     )
     found: Tally = Counter()
