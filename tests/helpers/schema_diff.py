@@ -17,14 +17,26 @@ RETIRED = {("batches", "rung_at"), ("trainings", "rung_at")}
 
 def schema_diff(engine: sa.Engine) -> list[Any]:
     with engine.connect() as connection, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "autogenerate skipping metadata-specified expression-based index")
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         found = [step for step in compare_metadata(context, Base.metadata) if not _is_retired(step)]
-        return [step for step in found if engine.dialect.name == "postgresql" or not _is_of_postgresql(step)]
+        return [step for step in found if not _is_of_the_other(step, engine.dialect.name)]
 
 
-def _is_of_postgresql(step: Any) -> bool:
-    """Whether an index is missing that only PostgreSQL has: alembic does not read `ddl_if`."""
-    return step[0] == "add_index" and step[1].name == "ix_images_content_sha256"
+ONLY_OF = {
+    "postgresql": {
+        "ix_images_content_sha256",
+        "ix_batches_scan_id_id",
+        "ix_verdicts_scorer_id_margin",
+        "ix_verdicts_unclear",
+    },
+    "sqlite": {"ix_verdicts_scan_id"},
+}
+
+
+def _is_of_the_other(step: Any, dialect: str) -> bool:
+    """Whether an index is missing that only the other database has: alembic does not read `ddl_if`."""
+    return step[0] == "add_index" and any(step[1].name in names for of, names in ONLY_OF.items() if of != dialect)
 
 
 def _is_retired(step: Any) -> bool:
