@@ -35,6 +35,7 @@ MODULES = {
     "photographs": "bench.training.photographs",
     "labels": "bench.labels",
     "export": "bench.export",
+    "query": "bench.query",
 }
 
 

@@ -17,6 +17,7 @@ from celery import Celery
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import transaction
 from scanfleet.db.scans import crash_isolation, notifications, scans
+from scanfleet.db.tallies import scan_sums
 from scanfleet.db.training import upkeep
 from scanfleet.errors import BrokerUnavailable
 from scanfleet.queue.app import notify, notify_training
@@ -49,6 +50,8 @@ def reconcile_once(engine: sa.Engine, app: Celery, settings: Settings) -> Reconc
         log.warning("leases_expired", n=expired.n)
     if expired.quarantined:
         log.error("images_quarantined", images=expired.quarantined, reason=crash_isolation.KILLER)
+    with transaction(engine, long=True) as connection:
+        scan_sums.keep_next(connection)
     _send(engine, {each: partial(notify_training, app, each) for each in trainings}, upkeep.mark_notified)
     return Reconciled(expired=expired.n, notified=notify_all(engine, app, due), finished=finished)
 

@@ -17,9 +17,9 @@ import sqlalchemy as sa
 
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading
-from scanfleet.db.results.results import times_of_scan
 from scanfleet.db.scans import scans
 from scanfleet.db.schema import upgrade
+from scanfleet.db.tallies.scan_sums import times_of_scan
 from scanfleet.producer.scans.session import Request, open_session
 from scanfleet.stats.stage_times import StageTimes
 from tests.services.postgres import PostgresServer

@@ -7,7 +7,7 @@ Measured for each image that is settled on PostgreSQL 15: 2,140 bytes of write-a
   is in the verdict alone, whose index now begins with it.
 - `changed_at` of a first answer is `verdicts.created_at`: the trigger leaves out `pending` to `verdict`.
 - PostgreSQL drops the foreign keys of verdicts, each of which locked a row for every answer, and wrote that down.
-- (scan_id, decision, id) holds flags and reviews alone.
+- Verdicts lie in the order of `created_at`: an index of their ranges (BRIN) takes the place of one of each.
 
 Workers of the previous version go on: what they write is as before, but for `changed_at`. Commands of the previous
 version miss the hash of the bytes of answers that are written after this. Tables are not written anew: pages that are
@@ -41,9 +41,12 @@ def upgrade() -> None:
     op.drop_index("ix_images_scan_id_state_id", "images")
     op.create_index("ix_verdicts_content_sha256_scorer_id", "verdicts", ["content_sha256", "scorer_id"])
     op.drop_index("ix_verdicts_scorer_id_content_sha256", "verdicts")
-    op.drop_index("ix_verdicts_scan_id_decision_id", "verdicts")
-    _index_decisions("decision <> 'clear'")
     if on_postgresql:
+        op.drop_index("ix_verdicts_created_at", "verdicts")
+        ranges = {"autosummarize": True, "pages_per_range": 32}
+        op.create_index(
+            "ix_verdicts_created_at", "verdicts", ["created_at"], postgresql_using="brin", postgresql_with=ranges
+        )
         op.drop_index("ix_images_content_sha256", "images")
         for column in KEYS:
             op.drop_constraint(f"fk_verdicts_{column}", "verdicts", type_="foreignkey")
@@ -64,12 +67,12 @@ def downgrade() -> None:
         _run("ALTER TABLE images RESET (fillfactor)")
         for column, table in KEYS.items():
             op.create_foreign_key(f"fk_verdicts_{column}", "verdicts", table, [column], ["id"])
+        op.drop_index("ix_verdicts_created_at", "verdicts")
+        op.create_index("ix_verdicts_created_at", "verdicts", ["created_at"])
         where = sa.text("content_sha256 IS NOT NULL")
         op.create_index("ix_images_content_sha256", "images", ["content_sha256"], postgresql_where=where)
     else:
         _run("DROP VIEW v_results", _v_results("sqlite"))
-    op.drop_index("ix_verdicts_scan_id_decision_id", "verdicts")
-    _index_decisions(None)
     op.create_index("ix_verdicts_scorer_id_content_sha256", "verdicts", ["scorer_id", "content_sha256"])
     op.drop_index("ix_verdicts_content_sha256_scorer_id", "verdicts")
     op.create_index("ix_images_scan_id_state_id", "images", ["scan_id", "state", "id"])
@@ -88,14 +91,6 @@ def _change_trigger(when: str) -> None:
     dialect = op.get_bind().dialect.name
     _run(f"DROP TRIGGER images_changed{' ON images' if dialect == 'postgresql' else ''}")
     _run(TRIGGERS[dialect].format(when=when))
-
-
-def _index_decisions(condition: str | None) -> None:
-    where = None if condition is None else sa.text(condition)
-    columns = ["scan_id", "decision", "id"]
-    op.create_index(
-        "ix_verdicts_scan_id_decision_id", "verdicts", columns, postgresql_where=where, sqlite_where=where
-    )
 
 
 def _v_results(dialect: str) -> str:

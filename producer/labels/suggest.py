@@ -17,13 +17,14 @@ from typing import IO, Any
 import sqlalchemy as sa
 
 from scanfleet.db.labels import suggest as store
-from scanfleet.db.labels.suggest import Candidate, Pool
+from scanfleet.db.labels.suggest import Candidate, Pool, Size
 from scanfleet.errors import RequestError
 from scanfleet.producer.reports.labelstudio import results_of, task_of, write_tasks
 from scanfleet.producer.reports.output import write_csv
 
 PARTS = ("threshold", "disagreement", "diversity", "random")  # images that one lacks go to the next
 DEFAULT_MIX = {"threshold": 0.4, "disagreement": 0.2, "diversity": 0.1, "random": 0.3}
+NONE = Size(n=0, exact=True)
 DIVERSITY_POOL = 2000  # images, sampled at random, among which unlike ones are found
 COLUMNS = (
     "uri",
@@ -105,7 +106,8 @@ def suggest(
 ) -> Suggestions:
     """Choose at most `n` unlabelled images, none twice. The same ledger and seed give the same images."""
     pool = store.pool_of(connection, check_name, scan_id=scan_id)
-    n_pool = store.count_pool(connection, pool) if pool.scorers else 0
+    counted = store.size_of(connection, pool, pivot=_pivot(seed, "size")) if pool.scorers else NONE
+    n_pool = counted.n
     if not n_pool:
         return Suggestions(images=[], n_pool=0, notes=[])
     wanted = apportion(min(n, n_pool), mix)
@@ -117,7 +119,10 @@ def suggest(
         "threshold": lambda: store.near_boundary(connection, pool, n=2 * n),
         "disagreement": lambda: store.disagreements(connection, pool, n=2 * n),
     }
-    notes, lacking = [], 0
+    notes = (
+        [] if counted.exact else [f"about {n_pool} images are unlabelled: estimated within 5 %, as are their chances"]
+    )
+    lacking = 0
     for part, following in (("threshold", "disagreement"), ("disagreement", "diversity")):
         size = wanted[part] + lacking
         taken = [image for image in lists[part]() if image not in taken_as][:size] if size else []

@@ -7,13 +7,14 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from scanfleet.db.engine import reading
-from scanfleet.db.queries.frames import FrameCounts, count_frames
-from scanfleet.db.queries.unexplained import Unexplained, count_unexplained
-from scanfleet.db.results.results import ResultFilter, count_answers, count_failures, iter_results, times_of_scan
-from scanfleet.db.results.scorers import ScorerUse, scorers_of_scan
+from scanfleet.db.queries.listing import first_results
+from scanfleet.db.queries.scan_sums import FrameCounts, Unexplained, sums_of_scan
+from scanfleet.db.results.results import ResultFilter, count_failures, iter_results
+from scanfleet.db.results.scorers import ScorerUse
 from scanfleet.db.scans import scans
 from scanfleet.db.scans.checks import get_check
 from scanfleet.db.scans.scans import Progress, ScanInfo
+from scanfleet.db.tallies.scan_sums import times_of_scan
 from scanfleet.producer.reports.agreement import Agreement
 from scanfleet.producer.reports.explanations import Entry, entry
 from scanfleet.producer.scans.wait import progress_of
@@ -48,29 +49,29 @@ def warnings_of(explanations: list[Entry]) -> list[str]:
 def summarise(engine: sa.Engine, scan_id: str) -> Summary:
     with reading(engine, long=True) as connection:
         scan = scans.get_scan(connection, scan_id)
-        scorers = scorers_of_scan(connection, scan.id)
+        sums = sums_of_scan(connection, scan.id)
         check = get_check(connection, scan.check_id)
         return Summary(
             scan=scan,
             progress=progress_of(connection, scan),
-            answers=count_answers(connection, scan.id),
+            answers=sums.answers,
             failures=count_failures(connection, scan.id),
-            scorers=scorers,
+            scorers=sums.scorers,
             explanations=[
                 entry(scorer, has_flags=bool(check.flags), check=scan.check, prevalence=check.prevalence)
-                for scorer in scorers
+                for scorer in sums.scorers
             ],
             times=times_of_scan(connection, scan.id),
             flags=check.flags,
-            frames=count_frames(connection, scan.id),
+            frames=sums.frames,
             no_boxes=_why_no_boxes(engine, scan.id),
-            unexplained=count_unexplained(connection, scan.id),
+            unexplained=sums.unexplained,
         )
 
 
 def _why_no_boxes(engine: sa.Engine, scan_id: str) -> str | None:
     """Return the reason of the first flagged image: all have the same."""
-    for result in iter_results(engine, ResultFilter(scan=scan_id, decision="flag"), limit=1):
+    for result in first_results(engine, ResultFilter(scan=scan_id, decision="flag"), limit=1):
         if result.boxes is None and result.box_problems:
             return str(result.box_problems[0])
     return None

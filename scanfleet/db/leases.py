@@ -9,7 +9,7 @@ Statements are built once and run with parameters: to build one takes a worker l
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -39,6 +39,14 @@ class Later:
     """The new value of a column: the database's time in so many seconds."""
 
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class By:
+    """The new value of a column: an expression of a parameter. how: the same function each time."""
+
+    value: Any
+    how: Callable[[sa.ColumnElement[Any]], sa.ColumnElement[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,11 +113,10 @@ def touch(
 ) -> sa.Row[Any]:
     """Change a row that is held. Raises LeaseLost unless token and owner are the current ones and it is the `same`.
 
-    values: of columns, a Plus, or a Later. returning: columns of the row as it is then, and what is correlated with it.
+    values: of columns, a Plus, a Later, or a By. returning: columns of the row as it is then, and what is correlated
+    with it.
     """
-    kinds = tuple(
-        (name, value.__class__ if isinstance(value, Plus | Later) else object) for name, value in values.items()
-    )
+    kinds = tuple((name, _kind(value)) for name, value in values.items())
     of: Any = table  # mypy finds it not hashable
     change = _touching(connection.dialect.name, of, tuple(same), kinds, tuple(returning))
     held = {"row": row_id, "token": token, "owner": owner} | {f"same_{name}": value for name, value in same.items()}
@@ -124,7 +131,7 @@ def _touching(
     dialect_name: str,
     table: type[Leased],
     same: tuple[str, ...],
-    kinds: tuple[tuple[str, type], ...],
+    kinds: tuple[tuple[str, Callable[..., Any]], ...],
     returning: tuple[sa.ColumnElement[Any], ...],
 ) -> Change:
     columns = sa.inspect(table, raiseerr=True).columns
@@ -138,17 +145,25 @@ def _held(table: type[Leased], same: Iterable[sa.ColumnElement[bool]]) -> list[s
     return [table.id == sa.bindparam("row"), table.state == "leased", *lease, *same]
 
 
-def _value(column: sa.Column[Any], kind: type, dialect_name: str) -> Any:
+def _kind(value: Any) -> Callable[..., Any]:
+    if isinstance(value, By):
+        return value.how
+    return value.__class__ if isinstance(value, Plus | Later) else object
+
+
+def _value(column: sa.Column[Any], kind: Callable[..., Any], dialect_name: str) -> Any:
     given: sa.BindParameter[Any] = sa.bindparam(f"new_{column.name}", type_=column.type)
     if kind is Plus:
         return sa.func.coalesce(column, 0) + given
     if kind is Later and dialect_name == "postgresql":
         return moment(dialect_name, after=sa.bindparam(given.key, type_=sa.Interval()))
-    return given
+    return given if kind is object or kind is Later else kind(given)
 
 
 def _parameter(value: Any, dialect_name: str) -> Any:
     match value:
+        case By():
+            return value.value
         case Plus():
             return value.n
         case Later() if dialect_name == "postgresql":

@@ -26,6 +26,14 @@ _POINTERS: tuple[tuple[InstrumentedAttribute[Any], Any], ...] = (
 )
 
 
+def is_answered_by(image: Any, verdict: Any) -> sa.ColumnElement[bool]:
+    """Whether a verdict is the answer that stands for an image that it is known to be about.
+
+    Written as a range: beside an equality of the images' ids, PostgreSQL would expect this equality to hold for none.
+    """
+    return sa.and_(image.verdict_id >= verdict.id, image.verdict_id <= verdict.id)
+
+
 def count_dangling(connection: sa.Connection) -> dict[str, int]:
     """Return by column, as `images.verdict_id`: the number of its rows that point to nothing. Reads whole tables."""
     found = {}

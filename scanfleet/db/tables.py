@@ -86,6 +86,13 @@ class Scan(Base):
     rescan_of: Mapped[str | None]  # the scan whose answers this one renews
     pass_id: Mapped[str | None]  # scans of other checks with the same one read the same images once
     roots: Mapped[dict[str, Any] | None]  # folder -> inode when it was listed; an empty mount point has another one
+    sums: Mapped[dict[str, Any] | None]  # over its batches (scanfleet.db.tallies.scan_sums); None: not kept
+
+
+_COUNTS = [
+    *("n_images", "n_verdicts", "n_failures", "n_reused", "n_flagged", "n_review"),
+    *("state", "lease_token", "scorer_id"),
+]
 
 
 class Batch(Leased, Base):
@@ -94,6 +101,8 @@ class Batch(Leased, Base):
         one_of("state", BATCH_STATES),
         sa.Index(None, "state", "queue", "id"),
         sa.Index(None, "scan_id", "state"),
+        # For readers: the batches of a scan in order, and its counts without its rows.
+        sa.Index(None, "scan_id", "id", postgresql_include=_COUNTS).ddl_if(dialect="postgresql"),
     )
 
     scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
@@ -115,6 +124,7 @@ class Batch(Leased, Base):
     n_compared: Mapped[int | None]  # verdicts with an `unlike`
     in_hand: Mapped[int | None]  # the image that a suspect batch works on: it is blamed if this lease expires too
     worker: Mapped[str | None]  # that wrote its newest results; kept when the lease ends
+    tally: Mapped[dict[str, Any] | None]  # of current answers (scanfleet.db.tallies.tally); None: not tallied
 
 
 class Image(Base):
@@ -205,6 +215,23 @@ class Forgotten(Base):
     at: Mapped[datetime]
 
 
+# Of PostgreSQL alone, whose ledgers are large: the highest scores of a scan, the answers nearest to a threshold, and
+# those that are not clear.
+_FOR_READERS = (
+    sa.Index(
+        "ix_verdicts_scan_id_score_margin",
+        "scan_id",
+        sa.text("score DESC NULLS LAST"),
+        sa.text("margin DESC NULLS LAST"),
+    ).ddl_if(dialect="postgresql"),
+    sa.Index(None, "scorer_id", "margin").ddl_if(dialect="postgresql"),
+    sa.Index(
+        "ix_verdicts_unclear", "scorer_id", "content_sha256", postgresql_where=sa.text("decision <> 'clear'")
+    ).ddl_if(dialect="postgresql"),
+    sa.Index(None, "scan_id").ddl_if(dialect="sqlite"),
+)
+
+
 class Verdict(Base):
     """The answer of one scorer for one image."""
 
@@ -214,8 +241,9 @@ class Verdict(Base):
         one_of("decision", DECISIONS),
         sa.Index(None, "content_sha256", "scorer_id"),
         sa.Index(None, "scorer_id", "identity"),
-        sa.Index(None, "scan_id", "decision", "id", **_where("decision <> 'clear'")),
-        sa.Index(None, "created_at"),
+        *_FOR_READERS,
+        # Verdicts lie in the order of their times: on PostgreSQL an index of their ranges costs an answer nothing.
+        sa.Index(None, "created_at", postgresql_using="brin"),
         _pointers("verdicts", "reused_from"),
         # PostgreSQL would lock three rows for each verdict, and write that down. Writers compare the batch, its images
         # and the scorer with the ledger, and `scanfleet db check` finds what points to nothing.

@@ -17,16 +17,27 @@ RETIRED = {("batches", "rung_at"), ("trainings", "rung_at")}
 
 def schema_diff(engine: sa.Engine) -> list[Any]:
     with engine.connect() as connection, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "autogenerate skipping metadata-specified expression-based index")
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         found = [step for step in compare_metadata(context, Base.metadata) if not _is_retired(step)]
-        return [step for step in found if engine.dialect.name == "sqlite" or not _is_of_sqlite(step)]
+        return [step for step in found if not _is_of_the_other(step, engine.dialect.name)]
 
 
-def _is_of_sqlite(step: Any) -> bool:
-    """Whether a foreign key is missing that only SQLite has: alembic does not read `ddl_if`."""
-    return step[0] == "add_fk" and step[1].name in {
-        f"fk_verdicts_{name}" for name in ("image_id", "scan_id", "scorer_id")
-    }
+ONLY_OF = {
+    "postgresql": {
+        "ix_batches_scan_id_id",
+        "ix_verdicts_scorer_id_margin",
+        "ix_verdicts_unclear",
+    },
+    "sqlite": {"ix_verdicts_scan_id", *(f"fk_verdicts_{name}" for name in ("image_id", "scan_id", "scorer_id"))},
+}
+
+
+def _is_of_the_other(step: Any, dialect: str) -> bool:
+    """Whether an index or a key is missing that only the other database has: alembic does not read `ddl_if`."""
+    return step[0] in ("add_index", "add_fk") and any(
+        step[1].name in names for of, names in ONLY_OF.items() if of != dialect
+    )
 
 
 def _is_retired(step: Any) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from scanfleet.db.scans.source_breaker import LIMIT
+from scanfleet.db.tallies.tally import of_rows
 from tests.ledger_machine.ledger import Snapshot
 
 
@@ -78,6 +79,9 @@ def _counts(batch: Any, images: list[Any], answers: dict[int, Any]) -> Iterator[
     for name, number in rows.items():
         if getattr(batch, name) != number:
             yield f"batch {batch.id}: {name} is {getattr(batch, name)}, its images say {number}"
+    current = [answers[image.verdict_id] for image in images if image.verdict_id in answers]
+    if (batch.tally or {}) != of_rows(current):
+        yield f"batch {batch.id}: the tally is {batch.tally}, its images say {of_rows(current)}"
 
 
 def _lease(batch: Any, pending: set[int]) -> Iterator[str]:

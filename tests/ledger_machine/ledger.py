@@ -13,6 +13,7 @@ from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results.scorers import scorer_id
 from scanfleet.db.scans import scans
 from scanfleet.db.tables import Batch, Failure, Image, Scan, Verdict
+from scanfleet.db.tallies.tally import COLUMNS
 from scanfleet.messages import score_queue
 from tests.rigs.ledger_rig import scorer_spec
 
@@ -24,7 +25,7 @@ _BATCHES = sa.select(*(column for column in Batch.__table__.c if column.name not
 _SCANS = sa.select(
     Scan.id, Scan.state, Scan.n_listed, Scan.finished_at, Scan.trouble, Scan.not_before, Scan.waiting_for
 )
-_VERDICTS = sa.select(Verdict.id, Verdict.image_id, Verdict.decision, Verdict.reused_from)
+_VERDICTS = sa.select(Verdict.id, Verdict.image_id, Verdict.reused_from, *COLUMNS)
 _FAILURES = sa.select(Failure.image_id, Failure.stage, Failure.reason)
 _TIMES: tuple[tuple[Any, tuple[str, ...]], ...] = (
     (Batch.__table__, ("lease_until", "not_before", "notified_at")),

@@ -33,7 +33,8 @@ def facets(flags: Flags, /, *, by: str, limit: int, form: str, **wanted: Any) ->
                                              (its Monday), month, year; UTC
     prefix(uri,2)                            the first folders of the name
 
-    Flag shares are of the answered images, with their 95 % interval.
+    Flag shares are of the answered images, with their 95 % interval. Reads all
+    images that match.
 
     \b
     Example:

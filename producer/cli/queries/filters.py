@@ -91,7 +91,7 @@ def read_filter(engine: sa.Engine, wanted: dict[str, Any], *, overlap: timedelta
     check, model, adapter or reason that is not there; RequestError for a --where that is none.
     """
     from scanfleet.db.engine import reading
-    from scanfleet.db.results.results import count_uncalibrated
+    from scanfleet.db.queries.listing import count_uncalibrated
 
     found = resolve_filter(engine, wanted)
     if found.since is not None:

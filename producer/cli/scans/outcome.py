@@ -13,7 +13,7 @@ from scanfleet.producer.cli.tables import count, echo_table
 if TYPE_CHECKING:
     import sqlalchemy as sa
 
-    from scanfleet.db.queries.frames import FrameCounts
+    from scanfleet.db.queries.scan_sums import FrameCounts
     from scanfleet.db.scans.scans import Progress, ScanInfo
     from scanfleet.db.scans.webhooks import WebhookInfo
     from scanfleet.producer.reports.agreement import Agreement

@@ -85,7 +85,7 @@ def list_results(
 
 
 def require_sort(sort: str | None) -> None:
-    from scanfleet.db.results.results import SORTS
+    from scanfleet.db.queries.listing import SORTS
     from scanfleet.errors import RequestError
 
     if sort is not None and sort not in SORTS:
@@ -94,10 +94,10 @@ def require_sort(sort: str | None) -> None:
 
 def _listed(engine: sa.Engine, chosen: ResultFilter, *, sort: str | None, limit: int) -> list[Result]:
     from scanfleet.db.engine import reading
-    from scanfleet.db.results.results import iter_results, top_results
+    from scanfleet.db.queries.listing import first_results, top_results
 
     if sort is None:
-        return list(iter_results(engine, chosen, limit=limit))
+        return first_results(engine, chosen, limit=limit)
     with reading(engine, long=True) as connection:
         return top_results(connection, chosen, limit=limit, sort=sort)
 

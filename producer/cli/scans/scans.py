@@ -61,7 +61,7 @@ def list_scans(flags: Flags, limit: int, form: str) -> None:
     from scanfleet.producer.scans.session import SILENT_SECONDS
 
     with flags.ledger() as engine, reading(engine) as connection:
-        found = [(scan, store.progress(connection, scan.id)) for scan in store.list_scans(connection, limit=limit)]
+        found = store.list_progress(connection, limit=limit)
         served = {worker.queue for worker in live_workers(connection, silent_seconds=SILENT_SECONDS)}
     if form == "json":
         click.echo(json.dumps([_record(scan, done) for scan, done in found], indent=2))
@@ -227,7 +227,7 @@ def report(flags: Flags, /, *, scan_id: str, output: Path, truth: str | None, li
     It is one self-contained HTML file, below 30 MB for up to 2,000 images: counts, rates where the truth is known, a
     histogram, and where the time went; then wrong answers, reviews and flags, in equal shares of --limit. Options on
     the answer (--decision, --label, --state, --reason, scores) show all that match instead, clear ones too. The other
-    options narrow the figures as well.
+    options narrow the figures as well. Reads every image of the scan, page by page.
 
     \b
     Example:

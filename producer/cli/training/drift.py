@@ -31,7 +31,7 @@ def drift(flags: Flags, check_name: str | None, scan_id: str | None, by: str | N
     moved, an alarm from 0.2 beyond chance; ratio: of the flag rates; far: share of images unlike those that the adapter
     was calibrated on, judged in a first scan, too (a tenth is expected); low_mass: share of verdicts in which the model
     gives the labels little probability. Corrections count since the adapter in use last changed; only those of random
-    samples represent the archive.
+    samples represent the archive. Reads every answer of these scans: some seconds for a million.
 
     \b
     Example:

@@ -7,7 +7,7 @@ writes nothing of that batch, and the next worker scores what is left of it.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +20,7 @@ from scanfleet.db.engine import now
 from scanfleet.db.locks import hold
 from scanfleet.db.scans.scans import finish_if_complete
 from scanfleet.db.tables import Batch, Failure, Image, Verdict
+from scanfleet.db.tallies import tally
 from scanfleet.stats.unlike import FAR
 
 PAGE_IMAGES = 500
@@ -57,7 +58,7 @@ def remove_images(connection: sa.Connection, image_ids: Sequence[int]) -> Remove
         return Removed()
     if connection.execute(sa.select(Image.id).where(Image.rescan_of.in_(ids)).limit(1)).first() is not None:
         raise StillRenewedError
-    decisions = _decisions(connection, ids)
+    answers = _answers(connection, ids)
     kept = keep_standing(connection, images, verdicts)
     gone = {verdict.id for verdict in verdicts} - kept.keys()
     if gone:
@@ -67,7 +68,7 @@ def remove_images(connection: sa.Connection, image_ids: Sequence[int]) -> Remove
     connection.execute(sa.delete(Failure).where(Failure.image_id.in_(ids)))
     connection.execute(sa.delete(Verdict).where(Verdict.id.in_(gone)))
     connection.execute(sa.delete(Image).where(of_these))
-    _settle_batches(connection, images, verdicts, decisions)
+    _settle_batches(connection, images, verdicts, answers)
     contents = frozenset(each.content_sha256 for each in (*images, *verdicts) if each.content_sha256 is not None)
     return Removed(n_images=len(ids), n_verdicts=len(gone), n_kept=len(kept), contents=contents)
 
@@ -78,24 +79,30 @@ def _lock_images(connection: sa.Connection, image_ids: Sequence[int]) -> Sequenc
     return connection.execute(query.order_by(Image.id).with_for_update()).all()
 
 
-def _decisions(connection: sa.Connection, image_ids: Sequence[int]) -> dict[int, str]:
-    """Return the decision of each image's current answer."""
-    query = sa.select(Image.id, Verdict.decision).join(Verdict, Verdict.id == Image.verdict_id)
-    return {row.id: row.decision for row in connection.execute(query.where(Image.id.in_(image_ids)))}
+def _answers(connection: sa.Connection, image_ids: Sequence[int]) -> dict[int, sa.Row[Any]]:
+    """Return the current answer of each image, as tallies need it."""
+    query = sa.select(Image.id, *tally.COLUMNS).join(Verdict, Verdict.id == Image.verdict_id)
+    return {row.id: row for row in connection.execute(query.where(Image.id.in_(image_ids)))}
 
 
 def _settle_batches(
-    connection: sa.Connection, images: Sequence[sa.Row[Any]], verdicts: Sequence[sa.Row[Any]], decisions: dict[int, str]
+    connection: sa.Connection,
+    images: Sequence[sa.Row[Any]],
+    verdicts: Sequence[sa.Row[Any]],
+    answers: dict[int, sa.Row[Any]],
 ) -> None:
     """Take the images out of the counts; end or delete batches that hold nothing more to do, or nothing at all."""
     lost: dict[int, dict[str, int]] = defaultdict(lambda: defaultdict(int))
+    tallies: dict[int, tally.Tally] = defaultdict(Counter)
     for image in images:
         counts = lost[image.batch_id]
         counts["n_images"] += 1
         counts["n_verdicts"] += image.state == "verdict"
         counts["n_failures"] += image.state == "failed"
-        counts["n_flagged"] += decisions.get(image.id) == "flag"
-        counts["n_review"] += decisions.get(image.id) == "review"
+        if image.id in answers:
+            counts["n_flagged"] += answers[image.id].decision == "flag"
+            counts["n_review"] += answers[image.id].decision == "review"
+            tallies[image.batch_id].update(tally.of_rows([answers[image.id]]))
     batch_of = {image.id: image.batch_id for image in images}
     for verdict in verdicts:
         counts = lost[batch_of[verdict.image_id]]
@@ -104,7 +111,10 @@ def _settle_batches(
         counts["n_unlike"] += verdict.unlike is not None and verdict.unlike >= FAR
     for batch_id in sorted(lost):
         columns = Batch.__table__.c
-        values = {name: columns[name] - by for name, by in lost[batch_id].items() if by}
+        values: dict[str, Any] = {name: columns[name] - by for name, by in lost[batch_id].items() if by}
+        if batch_id in tallies:
+            less = {name: -n for name, n in tallies[batch_id].items()}
+            values["tally"] = tally.tally_with(tally.literal(less))
         connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(values))
     opened = {image.batch_id for image in images if image.state == "pending"}
     _take_back(connection, sorted(opened))

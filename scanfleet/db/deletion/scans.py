@@ -52,6 +52,8 @@ def end_deletion(connection: sa.Connection, scan_id: str) -> None:
     _lock(connection, scan_id)
     if rescans := list_rescans(connection, scan_id):
         raise RequestError(f"scan {scan_id} is renewed by {rescans[0].id} by now: cancel that, and delete both")
+    renewed = sa.select(Scan.rescan_of).where(Scan.id == scan_id).scalar_subquery()
+    connection.execute(sa.update(Scan).where(Scan.id == renewed).values(sums=None))  # its answers stay there
     for table in (Batch, Forgotten, Webhook):
         connection.execute(sa.delete(table).where(table.scan_id == scan_id))
     connection.execute(sa.delete(Scan).where(Scan.id == scan_id))

@@ -8,7 +8,7 @@ import sqlalchemy as sa
 
 from scanfleet.checks.check import Check
 from scanfleet.db.labels.queries import counting
-from scanfleet.db.tables import CheckRow, Label, Promotion, Verdict
+from scanfleet.db.tables import CheckRow, Label, Promotion, ScorerRow, Verdict
 from scanfleet.stats.counts import Labels
 from scanfleet.stats.proportions import Proportion
 
@@ -50,8 +50,9 @@ def _labels(connection: sa.Connection, check: Check, drawn: Drawn, scan_id: str 
     if drawn == "random":
         wanted.append(said.c.drawn == "random")
     if scan_id is not None:
+        of_scorers = Verdict.scorer_id.in_(sa.select(ScorerRow.id))  # for the index
         of_image = (Verdict.scan_id == scan_id, Verdict.content_sha256 == said.c.content_sha256)
-        wanted.append(sa.exists().where(*of_image))
+        wanted.append(sa.exists().where(of_scorers, *of_image))
     n = connection.execute(sa.select(*sums).where(*wanted)).one()
     return Labels(
         drawn=drawn,

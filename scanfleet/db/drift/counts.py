@@ -6,7 +6,10 @@ answer. Every query has a bounded number of rows, whatever the size of the scan.
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
@@ -19,27 +22,74 @@ from scanfleet.stats.unlike import FAR
 
 BIN_WIDTH = 1 / 64  # logits; edges between bins lie on this grid
 MAX_BINS_AWAY = 4096  # of the grid, either side: margins farther away count as the last bin
+BEYOND = MAX_BINS_AWAY + 1
 MAX_SOURCES = 1000
+
+
+def _n(true: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
+    return sa.func.sum(sa.case((true, 1), else_=0))
+
+
+_COUNTED = {  # fields of a Tally
+    "n_flag": _n(Verdict.decision == "flag"),
+    "n_review": _n(Verdict.decision == "review"),
+    "n_low_mass": _n(Verdict.mass < MASS_FLOOR),
+    "n_far": _n(Verdict.unlike >= FAR),
+    "n_compared": sa.func.count(Verdict.unlike),
+}
 
 
 def spread_batches(connection: sa.Connection, scan_id: str, *, limit: int) -> list[int]:
     """Return at most `limit` batches with verdicts, spread evenly over a scan."""
+    these = (Batch.scan_id == scan_id, Batch.n_verdicts > 0)
+    n = connection.execute(sa.select(sa.func.count()).select_from(Batch).where(*these)).scalar_one()
+    step = max((n + limit - 1) // limit, 1)
     place = (sa.func.row_number().over(order_by=Batch.id) - 1).label("place")
-    placed = (
-        sa.select(Batch.id, place, sa.func.count().over().label("n"))
-        .where(Batch.scan_id == scan_id, Batch.n_verdicts > 0)
-        .subquery()
-    )
-    step = (placed.c.n + (limit - 1)) // limit
+    placed = sa.select(Batch.id, place).where(*these).subquery()
     return list(connection.execute(sa.select(placed.c.id).where(placed.c.place % step == 0)).scalars())
 
 
-def margin_histogram(connection: sa.Connection, scan_id: str, scorer: int, batches: Sequence[int]) -> dict[int, int]:
-    """Return multiples of BIN_WIDTH -> number of verdicts with the nearest margin."""
-    nearest = sa.func.round(Verdict.margin / BIN_WIDTH)
-    place = sa.case((nearest > MAX_BINS_AWAY, MAX_BINS_AWAY), (nearest < -MAX_BINS_AWAY, -MAX_BINS_AWAY), else_=nearest)
-    counts = _of_scorer(sa.select(place.label("place"), sa.func.count().label("n")), scan_id, scorer, batches)
-    return {int(row.place): row.n for row in connection.execute(counts.group_by("place"))}
+@dataclass(frozen=True, kw_only=True)
+class Cells:
+    """Verdicts counted by their margins as multiples of BIN_WIDTH, so finely that bins and histogram follow from them.
+
+    Edges of bins lie half-way between two multiples. `place` is the nearest one, and `cell` the one that a margin
+    half-way is above of: they differ for some of those.
+    """
+
+    rows: Sequence[sa.Row[Any]]
+
+    def histogram(self) -> dict[int, int]:
+        """Return multiples of BIN_WIDTH -> number of verdicts with the nearest margin."""
+        found: Counter[int] = Counter()
+        for row in self.rows:
+            found[int(row.place)] += row.n
+        return dict(found)
+
+    def tally(self, edges: Sequence[float]) -> Tally:
+        """Return what `tallies_of` counts of all of them, for edges made of the histogram."""
+        bins = [0] * (len(edges) + 1)
+        for row in self.rows:
+            bins[bisect_right(edges, (int(row.cell) - 0.5) * BIN_WIDTH)] += row.n
+        sums = {name: sum(int(row._mapping[name]) for row in self.rows) for name in _COUNTED}
+        mean = sum(row.mass for row in self.rows) / sum(bins)
+        return Tally(bins=tuple(bins), mean_mass=mean, **sums)
+
+
+def count_cells(connection: sa.Connection, scan_id: str, scorer: int, batches: Sequence[int]) -> Cells:
+    """Count the verdicts of a part of a scan by margin. Reads each once."""
+    multiple = Verdict.margin / BIN_WIDTH
+    nearest = sa.func.round(multiple)  # half-way, the databases round differently
+    place = _within(nearest, MAX_BINS_AWAY)
+    cell = _within(nearest + sa.case((multiple - nearest >= 0.5, 1), else_=0), BEYOND)
+    columns = (place.label("place"), cell.label("cell"), sa.func.count().label("n"))
+    more = (sa.func.sum(Verdict.mass).label("mass"), *(n.label(name) for name, n in _COUNTED.items()))
+    query = _of_scorer(sa.select(*columns, *more), scan_id, scorer, batches)
+    return Cells(rows=connection.execute(query.group_by("place", "cell").order_by("place", "cell")).all())
+
+
+def _within(value: sa.ColumnElement[Any], most: int) -> sa.ColumnElement[Any]:
+    return sa.case((value > most, most), (value < -most, -most), else_=value)
 
 
 def tallies_of(
@@ -64,13 +114,9 @@ def tallies_of(
         sa.select(
             part.label("source"),
             sa.func.count().label("n"),
-            _n(Verdict.decision == "flag").label("n_flag"),
-            _n(Verdict.decision == "review").label("n_review"),
-            _n(Verdict.mass < MASS_FLOOR).label("n_low_mass"),
             sa.func.avg(Verdict.mass).label("mean_mass"),
             _n(outside).label("n_outside"),
-            _n(Verdict.unlike >= FAR).label("n_far"),
-            sa.func.count(Verdict.unlike).label("n_compared"),
+            *(n.label(name) for name, n in _COUNTED.items()),
             *bins,
         ),
         scan_id,
@@ -82,13 +128,9 @@ def tallies_of(
     return {
         row.source: Tally(
             bins=tuple(int(row._mapping[column.name]) for column in bins),
-            n_flag=int(row.n_flag),
-            n_review=int(row.n_review),
-            n_low_mass=int(row.n_low_mass),
             mean_mass=float(row.mean_mass),
             n_outside=int(row.n_outside),
-            n_far=int(row.n_far),
-            n_compared=int(row.n_compared),
+            **{name: int(row._mapping[name]) for name in _COUNTED},
         )
         for row in connection.execute(query)
         if row.n
@@ -101,10 +143,6 @@ def _bins(edges: Sequence[float]) -> Iterator[sa.ColumnElement[bool]]:
     for low, high in pairwise(edges):
         yield sa.and_(Verdict.margin >= low, Verdict.margin < high)
     yield Verdict.margin >= edges[-1]
-
-
-def _n(true: sa.ColumnElement[bool]) -> sa.ColumnElement[int]:
-    return sa.func.sum(sa.case((true, 1), else_=0))
 
 
 def _of_scorer(query: sa.Select[Any], scan_id: str, scorer: int, batches: Sequence[int] | None) -> sa.Select[Any]:

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import sqlalchemy as sa
 
 from scanfleet.db.drift.corrections import labels_of, newest_check
-from scanfleet.db.drift.counts import BIN_WIDTH, margin_histogram, spread_batches, tallies_of
+from scanfleet.db.drift.counts import BIN_WIDTH, count_cells, spread_batches, tallies_of
 from scanfleet.db.drift.uri_parts import By
 from scanfleet.db.tables import Adapter, Batch, Champion, CheckRow, Scan, ScorerRow
 from scanfleet.stats.counts import MIN_IMAGES, CalibrationMargins, Slice, Tally
-from scanfleet.stats.drift import judge, judge_labels
+from scanfleet.stats.drift import MIN_FAR_IMAGES, judge, judge_labels
 from scanfleet.stats.psi import edges_of_histogram, span_of_histogram
 from scanfleet.stats.unlike import UNKNOWN_IMAGES
 
@@ -52,18 +52,21 @@ def slices(
     max_batches: int | None = None,
     in_use: bool = False,
     standing: bool = False,
+    held_from: int = 0,
 ) -> Iterator[Slice]:
     """Yield every scan of a check, the newest first, by scorer; with `by`, each scan is followed by its sources.
 
     max_batches: read at most this many batches of each scan, spread evenly. in_use: leave out scorers whose
     adapter is no longer the champion. standing: leave out scorers of whose answers a rescan has replaced some: the
-    others are a selection, which shows nothing.
+    others are a selection, which shows nothing. held_from: scans with fewer verdicts have no reference: they are too
+    few to be judged by one.
     """
     known: dict[int, Reference | None] = {}
     for scan, sources in _newest_scans(connection, check_name, scan_id=scan_id, limit=max_scans):
         for scorer in _scorers_of(connection, check_name, scan, in_use=in_use, standing=standing):
             if scorer.id not in known:
-                known[scorer.id] = _reference(connection, scorer.id, by=by)
+                judged = not held_from or _n_verdicts(connection, scan) >= held_from
+                known[scorer.id] = _reference(connection, scorer.id, by=by) if judged else None
             counted = None if max_batches is None else spread_batches(connection, scan, limit=max_batches)
             for way in (None, by) if by is not None else (None,):
                 yield from _slices(connection, scan, sources, scorer, known[scorer.id], by=way, batches=counted)
@@ -86,9 +89,15 @@ def alarms(connection: sa.Connection, check_name: str) -> list[str]:
 
 def alarms_of_scan(connection: sa.Connection, check_name: str, scan_id: str) -> list[str]:
     """Return the alarms of one scan about its current answers, as text. Reads a part of it, whatever its size."""
-    found = slices(connection, check_name, scan_id=scan_id, max_batches=RECENT_BATCHES, standing=True)
+    few = min(MIN_IMAGES, MIN_FAR_IMAGES)
+    found = slices(connection, check_name, scan_id=scan_id, max_batches=RECENT_BATCHES, standing=True, held_from=few)
     judged = [finding for each in found for finding in judge(each, of_mass=not each.zero_shot)]
     return [finding.words for finding in judged if finding.level == "alarm"]
+
+
+def _n_verdicts(connection: sa.Connection, scan_id: str) -> int:
+    counted = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_verdicts), 0)).where(Batch.scan_id == scan_id)
+    return int(connection.execute(counted).scalar_one())
 
 
 def checks_with_scans(connection: sa.Connection) -> list[str]:
@@ -196,14 +205,14 @@ def _reference(connection: sa.Connection, scorer: int, *, by: By | None) -> Refe
     """Return the reference of a scorer's margins; None: no scan has enough of its verdicts yet."""
     for scan_id, sources in _scans_of(connection, scorer):
         batches = spread_batches(connection, scan_id, limit=REFERENCE_BATCHES)
-        counts = margin_histogram(connection, scan_id, scorer, batches)
+        cells = count_cells(connection, scan_id, scorer, batches)
+        counts = cells.histogram()
         if sum(counts.values()) < MIN_IMAGES:
             continue
         edges = tuple(edges_of_histogram(counts, width=BIN_WIDTH))
-        ways = (None,) if by is None else (None, by)
-        tallies: dict[str | None, Tally] = {}
-        for way in ways:
-            tallies |= tallies_of(connection, scan_id, sources, scorer, edges, by=way, batches=batches)
+        tallies: dict[str | None, Tally] = {None: cells.tally(edges)}
+        if by is not None:
+            tallies |= tallies_of(connection, scan_id, sources, scorer, edges, by=by, batches=batches)
         return Reference(scan=scan_id, edges=edges, span=span_of_histogram(counts, width=BIN_WIDTH), tallies=tallies)
     return None
 

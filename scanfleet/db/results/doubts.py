@@ -7,10 +7,14 @@ margin alone says. Batches of such a scan that are like the calibration, and com
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
+
 import sqlalchemy as sa
 
+from scanfleet.db.base import Json
 from scanfleet.db.engine import now
 from scanfleet.db.tables import Batch, Image, Scan, Verdict
+from scanfleet.db.tallies.tally import Tally, tally_with
 from scanfleet.stats.unlike import DOUBTFUL_SHARE, is_lost
 
 
@@ -38,17 +42,35 @@ def doubt_if_lost(connection: sa.Connection, scan_id: str, scorer_id: int, *, n_
 
 def _turn(connection: sa.Connection, scorer_id: int, batches: list[int]) -> None:
     current = sa.select(Image.verdict_id).where(Image.batch_id.in_(batches))
-    turned = connection.execute(
+    turning = (
         sa.update(Verdict)
         .where(Verdict.id.in_(current), Verdict.scorer_id == scorer_id)
         .where(Verdict.unlike.is_not(None), Verdict.decision != "review")
         .values(decision="review", doubted=Verdict.decision)
         .returning(Verdict.id)
-    ).scalars()
-    _mark_changed(connection, batches, list(turned))
+    )
+    turned = list(connection.execute(turning).scalars())
+    _mark_changed(connection, batches, turned)
     connection.execute(
         sa.update(Batch).where(Batch.id.in_(batches)).values(n_flagged=_n("flag"), n_review=_n("review"))
     )
+    moved = _moved(connection, scorer_id, batches, turned)
+    if moved:
+        renewed = tally_with(sa.bindparam("b_more", type_=Json))
+        update = sa.update(Batch).where(Batch.id == sa.bindparam("b_id")).values(tally=renewed)
+        connection.execute(update, [{"b_id": batch_id, "b_more": moved[batch_id]} for batch_id in sorted(moved)])
+
+
+def _moved(connection: sa.Connection, scorer_id: int, batches: list[int], turned: list[int]) -> dict[int, Tally]:
+    """Return by batch what its tally gains and loses."""
+    columns = (Image.batch_id, Verdict.label, Verdict.doubted)
+    counted = sa.select(*columns, sa.func.count().label("n")).join(Verdict, Verdict.id == Image.verdict_id)
+    these = counted.where(Image.batch_id.in_(batches), Verdict.id.in_(turned)).group_by(*columns)
+    found: dict[int, Tally] = defaultdict(Counter)
+    for row in connection.execute(these):
+        more = {f"review {row.label}": row.n, "doubted": row.n, f"{row.doubted} {row.label}": -row.n}
+        found[row.batch_id].update({f"{scorer_id} {name}": n for name, n in more.items()})
+    return found
 
 
 def _mark_changed(connection: sa.Connection, batches: list[int], turned: list[int]) -> None:

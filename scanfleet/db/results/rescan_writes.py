@@ -5,17 +5,18 @@ The answer of an image is the verdict written last. The one before stays in the 
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import orm
 
+from scanfleet.db.base import Json
 from scanfleet.db.scans.batches import ClaimedImage
 from scanfleet.db.tables import Batch, Image, Verdict
+from scanfleet.db.tallies import tally
 
-_MOVED = {"flag": Batch.n_flagged, "review": Batch.n_review}
 _COPIED = ("content_sha256", "width", "height")  # they describe the bytes that were scored
 
 
@@ -40,9 +41,9 @@ def renew(connection: sa.Connection, images: Sequence[ClaimedImage], written: Ma
 
 
 def _current_answers(connection: sa.Connection, image_ids: Sequence[int]) -> dict[int, sa.Row[Any]]:
-    """Return by image, in the order of their ids: its batch, and the current verdict with its decision."""
+    """Return by image, in the order of their ids: its batch, and the current verdict as tallies need it."""
     query = (
-        sa.select(Image.id, Image.batch_id, Image.verdict_id, Verdict.decision)
+        sa.select(Image.id, Image.batch_id, Image.verdict_id, *tally.COLUMNS)
         .join(Verdict, Verdict.id == Image.verdict_id)
         .where(Image.id.in_(image_ids))
         .order_by(Image.id)
@@ -68,14 +69,29 @@ def _point(connection: sa.Connection, renewing: Mapping[int, int]) -> None:
     connection.execute(sa.update(Image).where(Image.id == sa.bindparam("b_image")).values(values), rows)
 
 
+_MOVE = (
+    sa.update(Batch)
+    .where(Batch.id == sa.bindparam("b_id"))
+    .values(
+        n_flagged=Batch.n_flagged + sa.bindparam("b_flag"),
+        n_review=Batch.n_review + sa.bindparam("b_review"),
+        tally=tally.tally_with(sa.bindparam("b_more", type_=Json)),
+    )
+)
+
+
 def _move_counts(connection: sa.Connection, before: Sequence[sa.Row[Any]], after: Mapping[int, sa.Row[Any]]) -> None:
-    moved: Counter[tuple[int, str]] = Counter()
+    batches: dict[int, list[sa.Row[Any]]] = defaultdict(list)
     for row in before:
-        moved[row.batch_id, row.decision] -= 1
-        moved[row.batch_id, after[row.id].decision] += 1
-    changes: dict[int, dict[str, Any]] = {}
-    for (batch_id, decision), by in moved.items():
-        if by and decision in _MOVED:
-            changes.setdefault(batch_id, {})[_MOVED[decision].key] = _MOVED[decision] + by
-    for batch_id in sorted(changes):
-        connection.execute(sa.update(Batch).where(Batch.id == batch_id).values(changes[batch_id]))
+        batches[row.batch_id].append(row)
+    moves = [_moved(batch_id, rows, [after[row.id] for row in rows]) for batch_id, rows in sorted(batches.items())]
+    if changes := [move for move in moves if move["b_more"]]:
+        connection.execute(_MOVE, changes)
+
+
+def _moved(batch_id: int, before: Sequence[sa.Row[Any]], after: Sequence[sa.Row[Any]]) -> dict[str, Any]:
+    """Return what a batch gains and loses with the answers of some of its images, for _MOVE."""
+    n = Counter(row.decision for row in after)
+    n.subtract(row.decision for row in before)
+    more = tally.difference(tally.of_rows(after), tally.of_rows(before))
+    return {"b_id": batch_id, "b_flag": n["flag"], "b_review": n["review"], "b_more": more}

@@ -1,12 +1,9 @@
-"""Results for people: one per image, in any state, paged by key.
-
-Also the workers' stage times of a scan, summed in the database.
-"""
+"""Results for people: one per image, in any state, paged by key."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,19 +15,9 @@ from scanfleet.checks.frame_result import FrameResult
 from scanfleet.db.engine import reading
 from scanfleet.db.results.answers import content_of, scored_at
 from scanfleet.db.results.filters import ResultFilter as ResultFilter
-from scanfleet.db.results.portable import by_bytes
 from scanfleet.db.results.scorers import outdated
-from scanfleet.db.tables import Adapter, Batch, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
+from scanfleet.db.tables import Adapter, CheckRow, Failure, Image, Scan, ScorerRow, Verdict
 from scanfleet.images.version import DECODING_VERSION
-from scanfleet.stats.stage_times import NAMES, StageTimes
-
-
-def times_of_scan(connection: sa.Connection, scan_id: str) -> StageTimes:
-    """Return the stage times of the attempts that closed its batches."""
-    columns = [sa.func.sum(Batch.seconds[name].as_float()).label(name) for name in NAMES]
-    row = connection.execute(sa.select(*columns).where(Batch.scan_id == scan_id)).one()
-    return StageTimes(sums={name: float(value) for name, value in row._mapping.items() if value is not None})
-
 
 PAGE_IMAGES = 500
 
@@ -110,36 +97,6 @@ def iter_results(
         left = None if left is None else left - size
 
 
-ORDERS: dict[str, Any] = {  # as a person reads them: the highest, the newest or the first one first
-    "score": Verdict.score.desc(),
-    "margin": Verdict.margin.desc(),
-    "unlike": Verdict.unlike.desc(),
-    "size": Image.size.desc(),
-    "scored_at": scored_at().element.desc(),
-    "uri": by_bytes(Image.uri),
-}
-SORTS = (*ORDERS, *(f"-{name}" for name in ORDERS))  # "-": the other way round
-
-
-def top_results(connection: sa.Connection, wanted: ResultFilter, *, limit: int, sort: str = "score") -> list[Result]:
-    """Return the first results in one of SORTS, those without a value last. Equal scores go by margin."""
-    column = ORDERS[sort.removeprefix("-")]
-    order = _reversed(column) if sort.startswith("-") else column
-    query = _select(wanted).order_by(order.nulls_last(), Verdict.margin.desc().nulls_last(), Image.id).limit(limit)
-    return [_result(row) for row in connection.execute(query)]
-
-
-def _reversed(order: Any) -> Any:
-    return order.element.asc() if isinstance(order, sa.UnaryExpression) else order.desc()
-
-
-def count_uncalibrated(connection: sa.Connection, wanted: ResultFilter) -> int:
-    """Count the answers that only the bounds of the score leave out, since they have none."""
-    unbounded = replace(wanted, min_score=None, max_score=None)
-    query = unbounded.joined(sa.func.count()).where(Verdict.id.is_not(None), Verdict.score.is_(None))
-    return connection.execute(query).scalar_one()
-
-
 def list_failures(
     connection: sa.Connection, scan_id: str, *, stage: str | None, reason: str | None, limit: int
 ) -> list[Result]:
@@ -167,18 +124,6 @@ def count_failures(connection: sa.Connection, scan_id: str) -> dict[tuple[str, s
         .order_by(n.desc(), Failure.stage, Failure.reason)
     )
     return {(row.stage, row.reason): row.n for row in connection.execute(query)}
-
-
-def count_answers(connection: sa.Connection, scan_id: str) -> dict[tuple[str, str], int]:
-    """Return (decision, label) -> images, by the current answer of each image."""
-    query = (
-        sa.select(Verdict.decision, Verdict.label, sa.func.count().label("n"))
-        .join(Image, Image.verdict_id == Verdict.id)
-        .where(Image.scan_id == scan_id)
-        .group_by(Verdict.decision, Verdict.label)
-        .order_by(Verdict.decision, Verdict.label)
-    )
-    return {(row.decision, row.label): row.n for row in connection.execute(query)}
 
 
 def known_identities(

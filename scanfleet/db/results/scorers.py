@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from typing import Any
@@ -16,11 +16,9 @@ from sqlalchemy.orm import aliased
 from scanfleet.checks.check import Check
 from scanfleet.config.model_names import FAKE_MODELS
 from scanfleet.db.engine import now
-from scanfleet.db.tables import Adapter, Batch, CheckRow, Image, Scan, ScorerRow, Verdict
+from scanfleet.db.tables import Adapter, Batch, CheckRow, Scan, ScorerRow
 from scanfleet.errors import LedgerReplaced
 from scanfleet.images.version import DECODING_VERSION
-from scanfleet.stats.counts import MASS_FLOOR
-from scanfleet.stats.unlike import FAR
 
 # Behind the mode of a base alone: how it is asked since it is not asked as in the first releases.
 IMAGE_FIRST = ", image first"
@@ -102,35 +100,27 @@ class ScorerUse:
     n_doubted: int = 0  # of n_images: a person decides because they are unlike those
 
 
-def scorers_of_scan(connection: sa.Connection, scan_id: str) -> list[ScorerUse]:
-    """Return the scorers of the current answers of a scan, the most frequent first."""
-    counts = (
-        sa.select(
-            Verdict.scorer_id,
-            sa.func.count().label("n_images"),
-            sa.func.sum(sa.case((Verdict.mass < MASS_FLOOR, 1), else_=0)).label("n_low_mass"),
-            sa.func.sum(sa.case((Verdict.unlike >= FAR, 1), else_=0)).label("n_far"),
-            sa.func.count(Verdict.unlike).label("n_compared"),
-            sa.func.count(Verdict.doubted).label("n_doubted"),
-        )
-        .join(Image, Image.verdict_id == Verdict.id)
-        .where(Image.scan_id == scan_id)
-        .group_by(Verdict.scorer_id)
-        .subquery()
-    )
+def uses_of(connection: sa.Connection, counts: Mapping[int, Mapping[str, int]]) -> list[ScorerUse]:
+    """Return these scorers, the most frequent first. counts: of each, as tallies name them, and `images`."""
     names = ("id", "base_model", "base_revision", "precision", "calibrator", "thresholds", "mode", "shift", "crop")
     query = (
-        sa.select(
-            *(ScorerRow.__table__.c[name] for name in names),
-            Adapter.weights_sha256.label("adapter"),
-            counts.c.n_images,
-            *(counts.c[name] for name in ("n_low_mass", "n_far", "n_compared", "n_doubted")),
-        )
-        .join(counts, counts.c.scorer_id == ScorerRow.id)
+        sa.select(*(ScorerRow.__table__.c[name] for name in names), Adapter.weights_sha256.label("adapter"))
         .outerjoin(Adapter, Adapter.id == ScorerRow.adapter_id)
-        .order_by(counts.c.n_images.desc(), ScorerRow.id)
+        .where(ScorerRow.id.in_(counts))
     )
-    return [ScorerUse(**row._mapping) for row in connection.execute(query)]
+    found = [_use(row, counts[row.id]) for row in connection.execute(query)]
+    return sorted(found, key=lambda use: (-use.n_images, use.id))
+
+
+def _use(row: sa.Row[Any], n: Mapping[str, int]) -> ScorerUse:
+    return ScorerUse(
+        **row._mapping,
+        n_images=n["images"],
+        n_low_mass=n["low"],
+        n_far=n["far"],
+        n_compared=n["compared"],
+        n_doubted=n["doubted"],
+    )
 
 
 def scorer_id(connection: sa.Connection, spec: ScorerSpec) -> int:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.db.leases import Plus
+from scanfleet.db.leases import By, Plus
 from scanfleet.db.results.answers import NewVerdict
 from scanfleet.db.results.doubts import doubt_if_lost
 from scanfleet.db.results.rescan_writes import renew
@@ -19,6 +20,7 @@ from scanfleet.db.scans.batches import Claim
 from scanfleet.db.scans.scans import finish_if_complete
 from scanfleet.db.scans.source_breaker import count_source_error, release_scan
 from scanfleet.db.tables import Verdict
+from scanfleet.db.tallies.tally import Tally, of_answer, tally_with
 from scanfleet.errors import ImageError
 from scanfleet.stats.unlike import FAR
 
@@ -106,7 +108,10 @@ def _batch_values(outcome: Outcome) -> dict[str, Any]:
 
     far, compared = _n_unlike(outcome)
     counted = {"n_unlike": Plus(far), "n_compared": Plus(compared)}
-    progress = (counted if compared else {}) | ({"crashes": 0} if outcome.verdicts or outcome.failures else {})
+    progress: dict[str, Any] = (counted if compared else {}) | (
+        {"crashes": 0} if outcome.verdicts or outcome.failures else {}
+    )
+    progress |= {"tally": By(dict(_tally(outcome)), tally_with)} if outcome.verdicts else {}
     return progress | {
         "n_verdicts": Plus(len(outcome.verdicts)),
         "n_failures": Plus(len(outcome.failures)),
@@ -116,6 +121,26 @@ def _batch_values(outcome: Outcome) -> dict[str, Any]:
         "scorer_id": outcome.scorer_id,
         "seconds": dict(outcome.seconds),
     }
+
+
+def _tally(outcome: Outcome) -> Tally:
+    found: Tally = Counter()
+    for verdict in outcome.verdicts:
+        frames, told = verdict.frames, verdict.explanation
+        found.update(
+            of_answer(
+                scorer_id=outcome.scorer_id,
+                label=verdict.label,
+                decision=verdict.decision,
+                mass=verdict.mass,
+                unlike=verdict.unlike,
+                doubted=verdict.doubted,
+                n_frames=None if frames is None else frames.n_frames,
+                n_scored=None if frames is None else frames.n_scored,
+                problem=None if told is None else told.problem,
+            )
+        )
+    return found
 
 
 def _n_unlike(outcome: Outcome) -> tuple[int, int]:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import orm
 
 from scanfleet.checks.check import Check
 from scanfleet.db.engine import now
@@ -167,36 +168,54 @@ def _select_scans(connection: sa.Connection, where: sa.ColumnElement[bool], *, l
 
 
 def progress(connection: sa.Connection, scan_id: str) -> Progress:
-    total = sa.func.coalesce
-    row = connection.execute(
-        sa.select(
-            total(sa.func.sum(Batch.n_images), 0).label("n_images"),
-            total(sa.func.sum(Batch.n_verdicts), 0).label("n_verdicts"),
-            total(sa.func.sum(Batch.n_failures), 0).label("n_failures"),
-            total(sa.func.sum(Batch.n_reused), 0).label("n_reused"),
-            total(sa.func.sum(Batch.n_flagged), 0).label("n_flagged"),
-            total(sa.func.sum(Batch.n_review), 0).label("n_review"),
-            total(
-                sa.func.sum(
-                    sa.case(
-                        (Batch.state == "cancelled", Batch.n_images - Batch.n_verdicts - Batch.n_failures),
-                        else_=0,
-                    )
-                ),
-                0,
-            ).label("n_cancelled"),
-            sa.func.count().label("n_batches"),
-            total(sa.func.sum(sa.case((Batch.state == "leased", 1), else_=0)), 0).label("n_leased"),
-            sa.func.coalesce(_held_back(scan_id), sa.func.max(Batch.waiting_for)).label("waiting_for"),
-        ).where(Batch.scan_id == scan_id)
-    ).one()
-    counts = {name: int(value) for name, value in row._mapping.items() if name != "waiting_for"}
-    return Progress(**counts, waiting_for=row.waiting_for)
+    return _progress_by_scan(connection, Scan.id == scan_id).get(scan_id, NOTHING)
 
 
-def _held_back(scan_id: str) -> sa.ScalarSelect[str | None]:
-    """The error that the whole scan waits for."""
-    return sa.select(Scan.waiting_for).where(Scan.id == scan_id).scalar_subquery()
+def list_progress(connection: sa.Connection, *, limit: int = 1000) -> list[tuple[ScanInfo, Progress]]:
+    """Return the newest scans with their progress, from two statements however many there are."""
+    newest = sa.select(Scan.id).order_by(Scan.created_at.desc(), Scan.id).limit(limit)
+    found = list_scans(connection, limit=limit)
+    done = _progress_by_scan(connection, Scan.id.in_(newest))
+    return [(scan, done.get(scan.id, NOTHING)) for scan in found]
+
+
+NOTHING = Progress(
+    n_images=0,
+    n_verdicts=0,
+    n_failures=0,
+    n_cancelled=0,
+    n_reused=0,
+    n_flagged=0,
+    n_review=0,
+    n_batches=0,
+    n_leased=0,
+    waiting_for=None,
+)
+_SUMMED = ("n_images", "n_verdicts", "n_failures", "n_reused", "n_flagged", "n_review")
+
+
+def _progress_by_scan(connection: sa.Connection, which: sa.ColumnElement[bool]) -> dict[str, Progress]:
+    """Return the progress of these scans. That a scan waits for its store comes before what a batch waits for."""
+    left = Batch.n_images - Batch.n_verdicts - Batch.n_failures
+    sums: dict[str, sa.ColumnElement[Any]] = {name: sa.func.sum(Batch.__table__.c[name]) for name in _SUMMED}
+    sums["n_cancelled"] = sa.func.sum(sa.case((Batch.state == "cancelled", left), else_=0))
+    sums["n_batches"] = sa.func.count(Batch.id)
+    sums["n_leased"] = sa.func.sum(sa.case((Batch.state == "leased", 1), else_=0))
+    other = orm.aliased(Batch)  # its counts alone need not read the rows of batches
+    waits = (other.scan_id == Scan.id, other.state.in_(("ready", "leased")))
+    waiting = sa.select(sa.func.max(other.waiting_for)).where(*waits).scalar_subquery()
+    query = (
+        sa.select(Scan.id, Scan.waiting_for.label("held"), waiting.label("waiting"))
+        .add_columns(*(column.label(name) for name, column in sums.items()))
+        .outerjoin(Batch, Batch.scan_id == Scan.id)
+        .where(which)
+        .group_by(Scan.id, Scan.waiting_for)
+    )
+    found = {}
+    for row in connection.execute(query):
+        counts = {name: int(row._mapping[name] or 0) for name in sums}
+        found[row.id] = Progress(**counts, waiting_for=row.waiting if row.held is None else row.held)
+    return found
 
 
 def pause(connection: sa.Connection, scan_id: str) -> None:
@@ -282,5 +301,7 @@ def _finish(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
 def reopen(connection: sa.Connection, scan_id: str) -> None:
     """Let a finished scan take more work: a new listing of its sources, or a retry."""
     connection.execute(
-        sa.update(Scan).where(Scan.id == scan_id, Scan.state == "done").values(state="running", finished_at=None)
+        sa.update(Scan)
+        .where(Scan.id == scan_id, Scan.state == "done")
+        .values(state="running", finished_at=None, sums=None)
     )

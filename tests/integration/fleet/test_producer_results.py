@@ -12,10 +12,11 @@ from scanfleet.checks.frame_result import FrameResult
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.labels.unlabelled import recent_unlabelled
-from scanfleet.db.queries.frames import FrameCounts, count_frames
+from scanfleet.db.queries.listing import top_results
+from scanfleet.db.queries.scan_sums import FrameCounts, sums_of_scan
 from scanfleet.db.results import answers, verdicts
 from scanfleet.db.results.answers import NewVerdict
-from scanfleet.db.results.results import ResultFilter, iter_results, top_results
+from scanfleet.db.results.results import ResultFilter, iter_results
 from scanfleet.db.results.scorers import ScorerSpec, scorer_id
 from scanfleet.db.results.verdicts import Outcome
 from scanfleet.db.scans import batches, new_images, scans
@@ -132,7 +133,7 @@ def test_frames_are_stored_counted_and_reused(engine: sa.Engine) -> None:
         scorer = connection.execute(sa.select(ScorerRow.id)).scalar_one()
         verdicts.write(connection, held, Outcome(scorer_id=scorer, verdicts=given, failures={}, waiting_for="x"))
     with reading(engine) as connection:
-        assert count_frames(connection, scan_id) == FrameCounts(n_files=2, n_partly=1, n_frames=11, n_scored=10)
+        assert sums_of_scan(connection, scan_id).frames == FrameCounts(n_files=2, n_partly=1, n_frames=11, n_scored=10)
         sample = recent_unlabelled(connection, "overlay", limit=99, seed=0)
         earlier = answers.answers_by_content(connection, scorer, [given[0].content_sha256, given[2].content_sha256])
     assert {one.frame for one in sample} == {3, 0, None}

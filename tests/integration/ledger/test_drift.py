@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import sqlalchemy as sa
 
 from scanfleet.config.settings import load_settings
 from scanfleet.db.base import Base
+from scanfleet.db.drift.counts import BIN_WIDTH, count_cells, spread_batches, tallies_of
 from scanfleet.db.drift.reference import alarms, alarms_of_scan, slices
 from scanfleet.db.drift.uri_parts import By
 from scanfleet.db.engine import connect, reading, transaction
@@ -18,6 +20,7 @@ from scanfleet.errors import UnknownName
 from scanfleet.producer.training.drift import drift_of, record
 from scanfleet.stats.counts import Slice
 from scanfleet.stats.drift import judge
+from scanfleet.stats.psi import edges_of_histogram
 from tests.rigs.rescan_rig import archive, uri
 from tests.rigs.verdict_rig import VerdictRig
 
@@ -74,6 +77,23 @@ def test_a_later_scan_is_held_to_the_first_one_of_its_scorer(each_rig: VerdictRi
     (words,) = [each for each in alarming(each_rig) if "margins" in each]
     assert words.startswith("scan moved: margins moved: PSI")
     assert "against scan first" in words
+
+
+def test_one_pass_counts_what_two_would_also_half_way_between_two_places(each_rig: VerdictRig) -> None:
+    scorer = each_rig.scorer()
+    each_rig.scan("first")
+    draw = random.Random(7)
+    halves = [draw.randrange(-300, 300) / 128 for _ in range(300)]  # as bf16 has them
+    each_rig.verdicts("first", scorer, [*halves, -1e5, 1e5])
+    with reading(each_rig.engine) as connection:
+        batches = spread_batches(connection, "first", limit=256)
+        cells = count_cells(connection, "first", scorer, batches)
+        edges = edges_of_histogram(cells.histogram(), width=BIN_WIDTH)
+        tallies = tallies_of(connection, "first", [], scorer, edges, by=None, batches=batches)
+    assert any(edge in halves for edge in edges)
+    counted = cells.tally(edges)
+    assert replace(counted, mean_mass=0.0) == replace(tallies[None], mean_mass=0.0)
+    assert counted.mean_mass == pytest.approx(tallies[None].mean_mass)
 
 
 def test_margins_of_different_scorers_never_meet(rig: VerdictRig) -> None:

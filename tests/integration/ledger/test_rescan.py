@@ -15,9 +15,10 @@ import sqlalchemy as sa
 from scanfleet.checks.crop import CropSettings
 from scanfleet.checks.crop_result import CropResult
 from scanfleet.db.engine import reading, transaction
+from scanfleet.db.queries.scan_sums import sums_of_scan
 from scanfleet.db.results import answers, rescans, verdicts
 from scanfleet.db.results.rescan_changes import iter_flips
-from scanfleet.db.results.results import ResultFilter, count_answers, iter_results
+from scanfleet.db.results.results import ResultFilter, iter_results
 from scanfleet.db.scans import batches, new_images, retries, scans
 from scanfleet.db.scans.batches import Claim
 from scanfleet.db.scans.new_images import NewImage
@@ -61,7 +62,7 @@ def counted(held: Archive, scan_id: str) -> tuple[int, int]:
     """(flagged, to review) by the batches; the images must agree."""
     progress = held.progress(scan_id)
     with reading(held.engine) as connection:
-        answers = count_answers(connection, scan_id)
+        answers = sums_of_scan(connection, scan_id).answers
     found = Counter[str]()
     for (decision, _), n in answers.items():
         found[decision] += n

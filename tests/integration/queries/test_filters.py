@@ -12,9 +12,10 @@ import pytest
 import sqlalchemy as sa
 
 from scanfleet.db.engine import reading
+from scanfleet.db.queries.listing import top_results
 from scanfleet.db.results.filters import OVERLAP, ResultFilter
 from scanfleet.db.results.portable import starts_with, successor
-from scanfleet.db.results.results import iter_results, top_results
+from scanfleet.db.results.results import iter_results
 from scanfleet.db.tables import Image
 from scanfleet.producer.reports.contact_sheet import write_report
 from scanfleet.producer.reports.sheet.pictures import Picture, Pictures

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from scanfleet.db.queries.frames import FrameCounts
+from scanfleet.db.queries.scan_sums import FrameCounts
 from scanfleet.db.scans.scans import Progress, ScanInfo
 from scanfleet.producer.cli.progress import LineDisplay, listing_text, scoring_text
 from scanfleet.producer.cli.scans.outcome import echo_agreement, echo_summary

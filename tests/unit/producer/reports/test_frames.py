@@ -16,7 +16,7 @@ from PIL import Image
 from scanfleet.checks.frame_result import FrameResult
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import reading, transaction
-from scanfleet.db.queries.frames import FrameCounts, count_frames
+from scanfleet.db.queries.scan_sums import FrameCounts, sums_of_scan
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
 from scanfleet.db.tables import ScorerRow
 from scanfleet.decoding.pool import Decoders
@@ -90,7 +90,7 @@ def test_a_scan_counts_its_files_with_several_pictures(tmp_path: Path) -> None:
         scan = worker.scan(images, check=with_frames(max=4))
         worker.drain()
         with reading(worker.engine) as connection:
-            counts = count_frames(connection, scan)
+            counts = sums_of_scan(connection, scan).frames
         with transaction(worker.engine) as connection:
             connection.execute(sa.update(ScorerRow).values(calibrator={"a": 1.0, "b": 0.0}))
         shown = {each.uri: each for each in iter_results(worker.engine, ResultFilter(scan=scan))}

@@ -10,7 +10,7 @@ import pytest
 from scanfleet.checks.check import Check
 from scanfleet.checks.explanation import Explanation
 from scanfleet.db.engine import reading
-from scanfleet.db.queries.unexplained import count_unexplained
+from scanfleet.db.queries.scan_sums import sums_of_scan
 from scanfleet.db.results.results import ResultFilter, iter_results, known_identities
 from scanfleet.db.tables import Batch, CheckRow, Image, ScorerRow, Verdict
 from scanfleet.errors import DeviceUnavailable
@@ -158,7 +158,7 @@ def test_an_error_is_noted_and_the_image_has_its_answer(tmp_path: Path, error: E
         )
         assert worker.progress(scan).n_failures == 0
         with reading(worker.engine) as connection:
-            missing = count_unexplained(connection, scan)
+            missing = sums_of_scan(connection, scan).unexplained
         assert missing is not None
         assert (missing.n, missing.reason) == (len(flags), words)
         # A later scan tries again.
@@ -166,7 +166,7 @@ def test_an_error_is_noted_and_the_image_has_its_answer(tmp_path: Path, error: E
         later = scanned(worker)
         assert all(each is None or each.text for each in explanations(worker, later).values())
         with reading(worker.engine) as connection:
-            assert count_unexplained(connection, later) is None
+            assert sums_of_scan(connection, later).unexplained is None
 
 
 def test_a_model_that_cannot_write_says_so_once_and_is_not_asked_again(tmp_path: Path) -> None:
