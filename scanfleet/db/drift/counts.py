@@ -59,7 +59,9 @@ def tallies_of(
     """
     outside = sa.false() if span is None else sa.or_(Verdict.margin < span[0], Verdict.margin > span[1])
     part = sa.null() if by is None else part_of(connection, sources, by)
+    far = Verdict.unlike >= FAR
     bins = [_n(within).label(f"bin{place}") for place, within in enumerate(_bins(edges))]
+    far_bins = [_n(sa.and_(within, far)).label(f"far{place}") for place, within in enumerate(_bins(edges))]
     query = _of_scorer(
         sa.select(
             part.label("source"),
@@ -69,9 +71,10 @@ def tallies_of(
             _n(Verdict.mass < MASS_FLOOR).label("n_low_mass"),
             sa.func.avg(Verdict.mass).label("mean_mass"),
             _n(outside).label("n_outside"),
-            _n(Verdict.unlike >= FAR).label("n_far"),
+            _n(far).label("n_far"),
             sa.func.count(Verdict.unlike).label("n_compared"),
             *bins,
+            *far_bins,
         ),
         scan_id,
         scorer,
@@ -89,6 +92,7 @@ def tallies_of(
             n_outside=int(row.n_outside),
             n_far=int(row.n_far),
             n_compared=int(row.n_compared),
+            far_bins=tuple(int(row._mapping[column.name]) for column in far_bins),
         )
         for row in connection.execute(query)
         if row.n
