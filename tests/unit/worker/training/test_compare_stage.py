@@ -104,7 +104,9 @@ def asking_otherwise(context: Context, **changes: object) -> Check:
 def test_an_adapter_that_trained_the_projector_whole_is_compared_with_the_champion(context: Context) -> None:
     found = compare(context)
     assert (found["gate"]["champion"], found["problem"]) == ("adapter 1", None)
-    assert found["gate"]["n_golden"] == 9
+    assert found["gate"]["n_golden"] == 27  # few golden images: those of calibration and threshold judge as well
+    assert found["gate"]["results"][0]["outcome"] == "pass"  # and no training learnt from them
+    assert any("fewer than 300 golden images" in line for line in found["lines"])
     assert found["gate"]["figures"]["champion"]["auroc"] > 0.9
 
 
@@ -117,6 +119,14 @@ def test_a_champion_that_cannot_be_loaded_holds_by_name(context: Context, champi
     assert "adapter 1, which is in use, cannot be loaded here" in found["problem"]
     assert "restore the file" in found["lines"][0]
     assert "base alone" not in " ".join(found["lines"])
+
+
+@pytest.mark.usefixtures("champion")
+def test_enough_golden_images_judge_alone(context: Context) -> None:
+    context.results["snapshot"]["shared"] = False
+    found = compare(context)
+    assert found["gate"]["n_golden"] == 9
+    assert not any("fewer than" in line for line in found["lines"])
 
 
 @pytest.mark.usefixtures("champion")
