@@ -32,6 +32,7 @@ MODULES = {
     "certificates": "bench.judging.certificates",
     "drift": "bench.judging.drift",
     "calibration": "bench.judging.calibration",
+    "folds": "bench.training.folds",
     "photographs": "bench.training.photographs",
     "labels": "bench.labels",
     "export": "bench.export",

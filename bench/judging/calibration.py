@@ -1,8 +1,8 @@
 """Calibration error of Platt scaling by the number of images it is fitted on, on simulated margins.
 
 Margins are normal, a third positive, of models of two accuracies. The error (15 bins of equal mass) is that on FRESH
-new images, whose own noise is in it (`floor`). By labels: what the default split leaves for calibration, by its split
-`calibration` alone (before) and by `calibration` and `threshold` together (now).
+new images, whose own noise is in it (`floor`). By labels: what the default splits leave, by `calibration` alone
+(before), with `threshold` (both), and with `golden` as well where that is small (now).
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ from bench.report import Report
 from scanfleet.models.adapters.calibration import fit_platt
 from scanfleet.models.adapters.metrics import calibration_error
 from scanfleet.models.errors import ModelInvalid
+from scanfleet.worker.evaluation.held_out import ENOUGH_GOLDEN
 
 SEED = 20_261_201
 IMAGES = (30, 60, 100, 150, 300, 500, 1000)
 LABELS = (200, 400, 800, 1200, 2000)
-CALIBRATION, BOTH = 0.15, 0.25  # of the labels: the split calibration, and calibration and threshold together
+CALIBRATION, BOTH, GOLDEN = 0.15, 0.25, 0.15  # of the labels: calibration, with threshold; and golden
 ACCURACIES = (0.8, 0.9)
 PREVALENCE = 1 / 3
 FITS, FRESH = 100, 20_000
@@ -35,9 +36,15 @@ def run() -> Report:
     for n in LABELS:
         figures[f"{n}_labels"] = {
             "before": _errors(round(CALIBRATION * n))["mean"],
-            "now": _errors(round(BOTH * n))["mean"],
+            "both": _errors(round(BOTH * n))["mean"],
+            "now": _errors(_now(n))["mean"],
         }
     return Report(name="calibration", figures=figures | {"floor": _floor()}, notes=(f"{FITS} fits an accuracy",))
+
+
+def _now(labels: int) -> int:
+    shared = round(GOLDEN * labels) < ENOUGH_GOLDEN
+    return round((BOTH + GOLDEN * shared) * labels)
 
 
 def _draw(rng: np.random.Generator, n: int, accuracy: float) -> Sample:

@@ -25,7 +25,7 @@ PAIRS = int(os.environ.get("BENCH_PAIRS", "200"))  # of scans, in each cell
 N, NEW = 1000, 0.1
 N_CALIBRATION = 200
 FAR_SHARES = (0.45, 0.7, 1.0)  # of the new images
-SAME = 600  # pairs of equal scans
+SAME = 6 * PAIRS  # pairs of equal scans
 Floats = NDArray[np.float64]
 Draw = Callable[[np.random.Generator, int], Floats]
 
@@ -65,18 +65,19 @@ class Archive:
 
 def tally(scan: Scan, edges: Sequence[float], span: tuple[float, float]) -> Tally:
     bounds = (-np.inf, *edges, np.inf)
-    bins = tuple(int(((scan.margins >= low) & (scan.margins < high)).sum()) for low, high in pairwise(bounds))
+    within = [(scan.margins >= low) & (scan.margins < high) for low, high in pairwise(bounds)]
+    is_far = np.zeros(len(scan.margins), dtype=bool) if scan.unlike is None else scan.unlike >= FAR
     outside = int(((scan.margins < span[0]) | (scan.margins > span[1])).sum())
-    far = 0 if scan.unlike is None else int((scan.unlike >= FAR).sum())
     return Tally(
-        bins=bins,
+        bins=tuple(int(each.sum()) for each in within),
         n_flag=int((scan.margins >= 0).sum()),
         n_review=0,
         n_low_mass=0,
         mean_mass=1.0,
         n_outside=outside,
-        n_far=far,
+        n_far=int(is_far.sum()),
         n_compared=0 if scan.unlike is None else len(scan.unlike),
+        far_bins=() if scan.unlike is None else tuple(int((each & is_far).sum()) for each in within),
     )
 
 

@@ -21,8 +21,7 @@ from bench.report import Report
 from scanfleet.models.adapters.calibration import fit_platt
 from scanfleet.models.promotion import GateReport, Paired, Shadow, Side, judge
 from scanfleet.models.types import Question
-from scanfleet.stats.psi import psi
-from scanfleet.worker.evaluation.compare import clipped_logits
+from scanfleet.worker.evaluation.compare import shift_between
 
 QUESTION = Question(name="q", prompt="Is it?", labels=("overlay", "natural", "none"), flags=frozenset({"overlay"}))
 PAIRS = int(os.environ.get("BENCH_PAIRS", "200"))  # of each cell
@@ -99,8 +98,8 @@ def one_pair(cell: Cell, seed: int) -> GateReport:
     seen = Shadow(
         champion_flags=before.margins >= before.even,
         challenger_flags=after.margins >= after.even,
-        psi=psi(clipped_logits(before), clipped_logits(after)),
-        golden_psi=psi(clipped_logits(sides[0]), clipped_logits(sides[1])),
+        psi=shift_between(before, after),
+        golden_psi=shift_between(sides[0], sides[1]),
     )
     return judge(paired, seen, resamples=RESAMPLES, seed=seed)
 

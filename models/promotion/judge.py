@@ -139,7 +139,7 @@ def side_figures(paired: Paired, side: Side) -> dict[str, Any]:
 
 
 def _flag_figures(paired: Paired, side: Side) -> dict[str, Any]:
-    positive, flagged = paired.positive, side.margins >= side.even
+    positive, flagged = paired.positive, side.flagged
     n_positive, n_flagged, hits = int(positive.sum()), int(flagged.sum()), int((flagged & positive).sum())
     figures: dict[str, Any] = {
         "prevalence": float(positive.mean()),

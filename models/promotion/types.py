@@ -18,6 +18,7 @@ Verdict = Literal["promote", "hold", "reject"]
 # Why a side has no calibrator.
 Misfit = Literal[
     "no labelled images",
+    "too few labelled images",
     "one kind of label alone",
     "higher margins do not mean positive",
     "margins that are no numbers",
@@ -62,6 +63,8 @@ class Side:
         learnt: False for the base model alone, which has no operating point of its own.
         recall, precision: How its thresholds were certified; None where the card does not say.
         certified_on: Labelled images of the certification; None where the card does not say.
+        cross_fitted: `[images]` float64 calibrated log-odds, each by a calibrator that did not see the image; None:
+            `calibrator` saw none of them.
     """
 
     name: str
@@ -74,6 +77,7 @@ class Side:
     recall: Certificate | None = None
     precision: Certificate | None = None
     certified_on: int | None = None
+    cross_fitted: Floats | None = None
 
     @property
     def served(self) -> Thresholds:
@@ -87,11 +91,22 @@ class Side:
         """The margin at which the calibrated probability is one half; 0 without a calibrator."""
         return 0.0 if self.calibrator is None else -self.calibrator.b / self.calibrator.a
 
+    @property
+    def flagged(self) -> Bools:
+        """`[images]` bool: flagged at even odds."""
+        held = self.margins - self.even if self.cross_fitted is None else self.cross_fitted
+        return np.asarray(held >= 0)
+
+    def log_odds(self) -> Floats | None:
+        """Return `[images]` float64 calibrated log-odds, or None without a calibrator."""
+        if self.calibrator is None or self.cross_fitted is not None:
+            return self.cross_fitted
+        return np.asarray(self.calibrator.a * self.margins + self.calibrator.b, dtype=np.float64)
+
     def probabilities(self) -> Floats | None:
         """Return `[images]` float64 calibrated probabilities, or None without a calibrator."""
-        if self.calibrator is None:
-            return None
-        return np.asarray(expit(self.calibrator.a * self.margins + self.calibrator.b), dtype=np.float64)
+        log_odds = self.log_odds()
+        return None if log_odds is None else np.asarray(expit(log_odds), dtype=np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +165,7 @@ class Paired:
         n = len(self.keys)
         columns: list[Sequence[Any] | NDArray[Any]] = [self.truth, self.clusters, self.recent, *self.slices.values()]
         for side in (self.champion, self.challenger):
-            columns += [side.margins, side.answers]
+            columns += [side.margins, side.answers, *([] if side.cross_fitted is None else [side.cross_fitted])]
         if any(len(column) != n for column in columns):
             raise ValueError("both models must have scored the same images, with every column in their order")
         if not all(np.isfinite(side.margins).all() for side in (self.champion, self.challenger)):
@@ -172,7 +187,7 @@ class Paired:
 
     def right(self, side: Side) -> Bools:
         """Return `[images]` bool: right about the flag at even odds or, where none flags, about the label."""
-        return self.right_at(side, side.even)
+        return np.asarray(side.flagged == self.positive if self.flags else side.answers == self.truth)
 
     def right_at(self, side: Side, threshold: float) -> Bools:
         """Return `[images]` bool: a model is right at a threshold, a margin in logits."""
@@ -189,7 +204,7 @@ class Paired:
         """
         if self.champion.learnt or not len(self):
             return self.champion.even
-        n_flagged = int((self.challenger.margins >= self.challenger.even).sum())
+        n_flagged = int(self.challenger.flagged.sum())
         ranked = np.sort(self.champion.margins)[::-1]
         return float(ranked[n_flagged - 1]) if n_flagged else float(np.nextafter(ranked[0], np.inf))
 

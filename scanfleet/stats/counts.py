@@ -26,6 +26,7 @@ class Tally:
     n_outside: int = 0  # below or above all margins of the reference
     n_far: int = 0  # as unlike the calibration images as a tenth of these are (scanfleet.stats.unlike)
     n_compared: int = 0  # with those
+    far_bins: tuple[int, ...] = ()  # the far ones, between the same edges; empty: they were not counted
 
     @property
     def n(self) -> int:

@@ -14,7 +14,7 @@ from typing import Literal
 from scanfleet.stats.counts import MASS_FLOOR, MIN_IMAGES, Labels, Slice, Tally
 from scanfleet.stats.proportions import Proportion, ratio_interval
 from scanfleet.stats.psi import psi_mean, psi_noise
-from scanfleet.stats.shares import least_z, most_moved, outside_by_chance
+from scanfleet.stats.shares import Moved, least_z, most_moved, outside_by_chance
 from scanfleet.stats.unlike import FAR_BY_CHANCE, LOST_SHARE, far_by_chance
 
 Level = Literal["alarm", "watch", "note"]
@@ -27,6 +27,7 @@ OUTSIDE_LEVEL, OUTSIDE_ALARM = 0.001, 0.01  # margins that no verdict of the ref
 MIN_CALIBRATED = 60  # margins of the calibration, and of a first scan that is held to them
 MIN_FAR_IMAGES = 100  # compared with the calibration images, before their share of far ones is judged
 FAR_LEVEL = 0.001  # error of the test of that share
+FAR_RANGE_LEVEL, FAR_RANGE_ALARM = 0.005, 0.03  # far images of one range of margins: error, and share of the verdicts
 RATIO_ALARM, RATIO_WATCH = 2.0, 1.25  # of flag rates, either way
 MIN_MASS_IMAGES = 50
 MASS_ALARM, MASS_WATCH = 0.1, 0.01  # share of verdicts below the floor
@@ -122,11 +123,32 @@ def _of_more_far(found: Slice) -> list[Finding]:
     pooled = (now.n_far + before.n_far) / (now.n_compared + before.n_compared)
     spread = math.sqrt(pooled * (1 - pooled) * (1 / now.n_compared + 1 / before.n_compared))
     share, was = now.n_far / now.n_compared, before.n_far / before.n_compared
-    if share - was < SHARE_WATCH or share - was < NormalDist().inv_cdf(1 - FAR_LEVEL) * spread:
-        return []
+    moved = share - was >= SHARE_WATCH and share - was >= NormalDist().inv_cdf(1 - FAR_LEVEL) * spread
     words = f"{share:.1%} of the images are far from those of the calibration, {was:.1%} in {found.reference}"
-    level: Level = "alarm" if share - was >= SHARE_ALARM else "watch"
-    return [Finding(level=level, words=f"images of a new kind: {words}")]
+    if moved and share - was >= SHARE_ALARM:
+        return [Finding(level="alarm", words=f"images of a new kind: {words}")]
+    of_range = _of_far_range(now, before, found.reference)
+    return of_range or ([Finding(level="watch", words=f"images of a new kind: {words}")] if moved else [])
+
+
+def _of_far_range(now: Tally, before: Tally, reference: str | None) -> list[Finding]:
+    """The finding about far images whose margins are alike.
+
+    New images of one kind are far *and* answered alike. A tenth of the known ones is far as well, but spread over all
+    margins: in the range of the new ones few of those are in the way.
+    """
+    if not now.far_bins or not before.far_bins or min(now.n_compared, before.n_compared) < MIN_RANGE_IMAGES:
+        return []
+    # The images that are not far are a last bin, so that shares are of all.
+    was, are = ([*each.far_bins, each.n_compared - each.n_far] for each in (before, now))
+    moved = most_moved(was, are)
+    if moved.z < least_z(len(are), level=FAR_RANGE_LEVEL) or moved.change < FAR_RANGE_ALARM:
+        return []
+    if moved.last - moved.first >= len(now.far_bins) // 2:
+        return []  # spread over all margins: `_of_more_far` judges that
+    words = f"{moved.now:.1%} of the images are far from those of the calibration and have margins in "
+    words += f"{_deciles(moved)}, {moved.before:.1%} in {reference}"
+    return [Finding(level="alarm", words=f"images of a new kind: {words}")]
 
 
 def _of_margins(found: Slice) -> list[Finding]:
@@ -162,11 +184,13 @@ def _of_range(found: Slice, before: Tally) -> list[Finding]:
     if abs(moved.z) < least_z(len(bins), level=LEVEL) or abs(moved.change) < SHARE_WATCH:
         return []
     part = f"{moved.now:.1%} of the margins lie where {moved.before:.1%} did in {found.reference}"
-    where = (
-        f"deciles {moved.first + 1} to {moved.last + 1}" if moved.last > moved.first else f"decile {moved.first + 1}"
-    )
     level: Level = "alarm" if abs(moved.change) >= SHARE_ALARM else "watch"
-    return [Finding(level=level, words=f"margins moved: {part} ({where} of its margins)")]
+    return [Finding(level=level, words=f"margins moved: {part} ({_deciles(moved)} of its margins)")]
+
+
+def _deciles(moved: Moved) -> str:
+    several = moved.last > moved.first
+    return f"deciles {moved.first + 1} to {moved.last + 1}" if several else f"decile {moved.first + 1}"
 
 
 def _of_outside(found: Slice, before: Tally) -> list[Finding]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -29,9 +30,11 @@ from scanfleet.models.errors import ModelInvalid, ModelUnavailable
 from scanfleet.models.promotion import GateReport
 from scanfleet.models.training.data.types import Example
 from scanfleet.models.types import Question
+from scanfleet.worker.evaluation.calibrate import SHARED
 from scanfleet.worker.evaluation.compare import compare
+from scanfleet.worker.evaluation.held_out import FITTED, HELD_OUT, SHARED_WORDS, is_shared, learnt_from
 from scanfleet.worker.evaluation.images import materialise
-from scanfleet.worker.evaluation.inputs import LEARNT_FROM, Contender, Inputs, newest_label_of
+from scanfleet.worker.evaluation.inputs import Contender, Inputs, newest_label_of
 from scanfleet.worker.evaluation.readings import Watch
 from scanfleet.worker.runtime.child_protocol import Reports, serve_request
 from scanfleet.worker.scoring.adapters import AdapterFolders
@@ -95,21 +98,35 @@ class Comparison:
             plain=self._model.plain,
             revision=self._model.identity.revision,
         )
-        golden = inputs.golden(self._examples("golden"), self._labels, self._rival_info)
+        with reading(self._engine) as connection:
+            n_golden = sum(label.split == "golden" for label in self._labels)
+            shared = is_shared(connection, self._check.name, n_golden)
+        judges = self._examples(*(HELD_OUT if shared else ("golden",)))
+        golden = inputs.golden(judges, self._labels, self._rival_info)
         if self._rival is not None:
             champion = self._rival.candidate()
         else:
-            champion = inputs.base_alone(self._examples("calibration"), self._examples("threshold"))
+            champion = inputs.base_alone(judges if shared else self._examples(*FITTED), cross_fitted=shared)
+        if shared:
+            self.notes.append(SHARED_WORDS)
         shadow, _ = inputs.shadow(seed=0)
         return compare(
             question=self._question,
             golden=golden,
             champion=champion,
-            challenger=self._challenger.candidate(),
+            challenger=self._challenger.candidate(cross_fitted=self._saw(judges)),
             shadow=shadow,
-            facts=inputs.facts(self._challenger, self._learnt_from()),
+            facts=inputs.facts(self._challenger, self._learnt_from(learnt_from(shared=shared))),
             watch=watch,
         )
+
+    def _saw(self, judges: Sequence[Example]) -> bool:
+        """Whether the challenger's calibrator may be fitted on images among these."""
+        if newest_label_of(self._engine, self._info) is None:
+            return False  # trained elsewhere
+        splits = HELD_OUT if self._challenger.card.metrics.get("split") == SHARED else FITTED
+        fitted_on = {label.content_sha256 for label in self._labels if label.split in splits}
+        return any(example.key in fitted_on for example in judges)
 
     def _load(self, info: AdapterInfo) -> Contender:
         """Raises BadSettings naming the adapter."""
@@ -128,15 +145,15 @@ class Comparison:
         prevalence = self._check.prevalence
         return Contender(name=f"adapter {info.id}", folder=folder, card=card, scorer=scorer, prevalence=prevalence)
 
-    def _examples(self, split: str) -> list[Example]:
-        labels = [label for label in self._labels if label.split == split]
+    def _examples(self, *splits: str) -> list[Example]:
+        labels = [label for label in self._labels if label.split in splits]
         examples, left_out = materialise(self._settings, labels, self._folder, self._question)
         if left_out:
             reasons = ", ".join(f"{n} {reason}" for reason, n in left_out.items())
-            self.notes.append(f"{split} images left out: {reasons}")
+            self.notes.append(f"{' and '.join(splits)} images left out: {reasons}")
         return examples
 
-    def _learnt_from(self) -> dict[str, str]:
+    def _learnt_from(self, splits: Sequence[str]) -> dict[str, str]:
         newest = newest_label_of(self._engine, self._info)
         if newest is None:
             self.notes.append(
@@ -144,7 +161,7 @@ class Comparison:
             )
             return {}
         labels = iter_current_labels(self._engine, self._check.name, up_to=newest)
-        return {label.content_sha256: label.cluster for label in labels if label.split in LEARNT_FROM}
+        return {label.content_sha256: label.cluster for label in labels if label.split in splits}
 
 
 def _require_comparable(info: AdapterInfo, rival: AdapterInfo | None) -> None:

@@ -1,18 +1,19 @@
 """From a scorer's margins on labelled images to a calibrator, thresholds and unbiased figures.
 
-Both splits are new to the training, and each serves every purpose. The calibrator (Platt) is fitted on both; its
-figures are cross-fitted, each image by a calibrator of the other folds, so that none is judged on what it was fitted
-to. Thresholds are margins and need no calibrator: a certificate needs many positives, and with few labels one split
-would certify nothing. Look-alikes lie in one fold and count once. `prevalence`, of the archive, moves the flag
-threshold and stands beside the certificate; calibrator and figures stay at the prevalence of the labels, and a worker
-moves the score (`worker.scoring.decisions`).
+All splits are new to the training, and each serves every purpose; with few labels the golden one as well
+(`worker.evaluation.held_out`). The calibrator (Platt) is fitted on all; its figures are cross-fitted, each image by a
+calibrator of the other folds, so that none is judged on what it was fitted to. Thresholds are margins and need no
+calibrator: a certificate needs many positives, and with few labels one split would certify nothing. Look-alikes lie in
+one fold and count once. `prevalence`, of the archive, moves the flag threshold and stands beside the certificate;
+calibrator and figures stay at the prevalence of the labels, and a worker moves the score
+(`worker.scoring.decisions`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -30,6 +31,7 @@ from scanfleet.worker.evaluation.readings import Read, Watch, read_images
 
 CONFIDENCE = 0.95
 FOLDS = 5
+SHARED = "calibration, threshold and golden, cross-fitted"  # in a card's metrics, as `split`
 MARGINS = "margins"  # in a card's metrics: histograms of the calibration margins
 
 
@@ -52,7 +54,7 @@ class Calibrated:
     """The calibration of one scorer.
 
     calibrator None: `misfit` holds the reason. recall, precision: the certificates, None for a plain classification.
-    metrics: plain JSON, for the card. readings: of both splits, by key.
+    metrics: plain JSON, for the card. readings: of all images, by key.
     """
 
     calibrator: Calibrator | None
@@ -72,19 +74,22 @@ def calibrated(
     target_recall: float,
     target_precision: float,
     *,
+    golden: Sequence[Example] = (),
     prevalence: float | None = None,
     watch: Watch | None = None,
 ) -> Calibrated:
-    """Score both splits through the serving stack and calibrate. A fit that fails is a result, not an error.
+    """Score the splits through the serving stack and calibrate. A fit that fails is a result, not an error.
 
-    prevalence: share of positives in the archive; None: that of the labels.
+    golden: those that serve here, too. prevalence: share of positives in the archive; None: that of the labels.
 
     Raises what the device raises.
     """
-    read = read_images(scorer, [*calibration, *threshold], watch=watch)
-    first, second = (_measured(part, read, question) for part in (calibration, threshold))
+    read = read_images(scorer, [*calibration, *threshold, *golden], watch=watch)
+    first, second = (measured(part, read.readings, question) for part in (calibration, [*threshold, *golden]))
     found = calibrated_from(first, second, question, target_recall, target_precision, prevalence=prevalence)
     metrics = found.metrics | {"left_out": len(read.left_out), "mean_mass": _mean_mass(read)}
+    if golden:
+        metrics["split"] = SHARED
     return replace(found, metrics=metrics, readings=dict(read.readings))
 
 
@@ -203,12 +208,12 @@ def _certificate(found: Certificate | None, *, what: str) -> dict[str, Any] | No
     return asdict(found) | {"met": found.met, "of": what, "low": low, "high": high}
 
 
-def _measured(examples: Sequence[Example], read: Read, question: Question) -> list[Measured]:
+def measured(examples: Sequence[Example], readings: Mapping[str, Reading], question: Question) -> list[Measured]:
     """The images that could be scored."""
     flags = [label in question.flags for label in question.labels]
     out = []
     for example in examples:
-        reading = read.readings.get(example.key)
+        reading = readings.get(example.key)
         if reading is None:
             continue
         right = answer_of(reading) == example.label

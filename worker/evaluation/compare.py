@@ -18,12 +18,12 @@ from scanfleet.models.adapters.calibration import Calibrator, Thresholds
 from scanfleet.models.adapters.card import AdapterCard
 from scanfleet.models.adapters.certificates import Certificate
 from scanfleet.models.promotion import Facts, GateReport, Limits, Paired, Shadow, Side, judge
-from scanfleet.models.promotion.types import Misfit
+from scanfleet.models.promotion.types import Floats, Misfit
 from scanfleet.models.training.data.types import Example
 from scanfleet.models.types import Question, Reading, Scorer
 from scanfleet.stats.psi import psi
 from scanfleet.worker.device.probe import UNPROBED_TOKENS
-from scanfleet.worker.evaluation.calibrate import Calibrated, answer_of
+from scanfleet.worker.evaluation.calibrate import Calibrated, Measured, answer_of, cross_fitted, measured
 from scanfleet.worker.evaluation.latency import measure_latency
 from scanfleet.worker.evaluation.readings import Picture, Read, Watch, read_images
 from scanfleet.worker.scoring.decisions import Policy, certified_at
@@ -34,7 +34,10 @@ MAX_LOGIT = 4.0  # larger logits (probability over .982) make no practical diffe
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """One of the two models, with its calibration. learnt: False for the base alone. certified_on: number of labels."""
+    """One of the two models, with its calibration. learnt: False for the base alone. certified_on: number of labels.
+
+    cross_fitted: its calibrator is fitted on golden images, so each is judged by one that was fitted on others.
+    """
 
     name: str
     scorer: Scorer
@@ -45,6 +48,7 @@ class Candidate:
     recall: Certificate | None = None
     precision: Certificate | None = None
     certified_on: int | None = None
+    cross_fitted: bool = False
 
     @classmethod
     def of_card(cls, name: str, scorer: Scorer, card: AdapterCard, *, prevalence: float | None = None) -> Self:
@@ -71,7 +75,7 @@ class Candidate:
         )
 
     @classmethod
-    def of_base(cls, scorer: Scorer, found: Calibrated) -> Self:
+    def of_base(cls, scorer: Scorer, found: Calibrated, *, cross_fitted: bool = False) -> Self:
         """The base alone, calibrated as well as its labels allow."""
         return cls(
             name=BASE_ALONE,
@@ -80,6 +84,7 @@ class Candidate:
             thresholds=found.thresholds,
             misfit=found.misfit,
             learnt=False,
+            cross_fitted=cross_fitted,
         )
 
     def side(self, readings: Sequence[Reading]) -> Side:
@@ -149,7 +154,7 @@ def compare(
     paired = pair(question, golden, champion, challenger, golden_before, golden_after, facts=facts)
     seconds = measure_latency(champion.scorer, challenger.scorer, shadow or golden.examples, token_budget=token_budget)
     unlabelled = shadow_of(question, champion, challenger, shadow_before, shadow_after, seconds=seconds)
-    unlabelled = replace(unlabelled, golden_psi=_shift(paired.champion, paired.challenger))
+    unlabelled = replace(unlabelled, golden_psi=shift_between(paired.champion, paired.challenger))
     report = judge(paired, unlabelled, limits=limits, seed=seed)
     left_out = {"golden": len(golden.examples) - len(paired), "shadow": len(shadow) - len(shadow_after.readings)}
     return replace(report, figures={**report.figures, "left_out": left_out})
@@ -173,17 +178,30 @@ def pair(
     unreadable = sum(_has_number(before, example) and not _has_number(after, example) for example in golden.examples)
     sizes = {key: size_class(size, question) for key, size in after.sizes.items()}
     slices = {"size": sizes, **golden.slices}
+    sides = []
+    for candidate, read in ((champion, before), (challenger, after)):
+        side = candidate.side([read.readings[example.key] for example in seen])
+        sides.append(_judged_on(side, measured(seen, read.readings, question)) if candidate.cross_fitted else side)
     return Paired(
         question=question,
         keys=[example.key for example in seen],
         truth=np.array([example.label for example in seen], dtype=np.int64),
         clusters=[example.cluster for example in seen],
-        champion=champion.side([before.readings[example.key] for example in seen]),
-        challenger=challenger.side([after.readings[example.key] for example in seen]),
+        champion=sides[0],
+        challenger=sides[1],
         recent=np.array([golden.recent is None or example.key in golden.recent for example in seen], dtype=np.bool_),
         slices={name: [values.get(example.key) for example in seen] for name, values in slices.items()},
         facts=replace(facts or Facts(), unreadable=unreadable),
     )
+
+
+def _judged_on(side: Side, images: Sequence[Measured]) -> Side:
+    """The side with each image judged by a calibrator of other images; without one if a part of them allows none."""
+    calibrators = [each for each in cross_fitted(images) if each is not None]
+    if side.calibrator is None or len(calibrators) < len(images):
+        return replace(side, calibrator=None, misfit=side.misfit or "too few labelled images")
+    log_odds = [own.a * each.margin + own.b for own, each in zip(calibrators, images, strict=True)]
+    return replace(side, cross_fitted=np.array(log_odds, dtype=np.float64))
 
 
 def _has_number(read: Read, example: Picture) -> bool:
@@ -215,25 +233,24 @@ def shadow_of(
     after_side = challenger.side([after.readings[key] for key in keys])
     flagging = keys if question.flags else []
     return Shadow(
-        champion_flags=np.asarray(before_side.margins[: len(flagging)] >= before_side.even, dtype=np.bool_),
-        challenger_flags=np.asarray(after_side.margins[: len(flagging)] >= after_side.even, dtype=np.bool_),
-        psi=_shift(before_side, after_side),
+        champion_flags=np.asarray(before_side.flagged[: len(flagging)], dtype=np.bool_),
+        challenger_flags=np.asarray(after_side.flagged[: len(flagging)], dtype=np.bool_),
+        psi=shift_between(before_side, after_side),
         seconds=seconds,
     )
 
 
-def _shift(before: Side, after: Side) -> float | None:
+def shift_between(before: Side, after: Side) -> float | None:
     """Return the PSI of calibrated log-odds; None without images or calibrators."""
-    if not len(before.margins) or before.calibrator is None or after.calibrator is None:
+    ours, theirs = after.log_odds(), before.log_odds()
+    if not len(before.margins) or theirs is None or ours is None:
         return None
-    return psi(clipped_logits(before), clipped_logits(after))
+    return psi(clipped(theirs), clipped(ours))
 
 
-def clipped_logits(side: Side) -> list[float]:
-    """Calibrated logits, which are comparable; raw margins of two trainings have no common scale."""
-    assert side.calibrator is not None
-    logits = side.calibrator.a * side.margins + side.calibrator.b
-    return [float(logit) for logit in np.clip(logits, -MAX_LOGIT, MAX_LOGIT)]
+def clipped(log_odds: Floats) -> list[float]:
+    """Calibrated log-odds, which are comparable; raw margins of two trainings have no common scale."""
+    return [float(logit) for logit in np.clip(log_odds, -MAX_LOGIT, MAX_LOGIT)]
 
 
 class _TotalProgress:

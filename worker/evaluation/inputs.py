@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
 
 STYLE = "style"  # the column of a manifest that becomes a dimension of the gate's slices
 CHUNK_IMAGES = 500  # of one statement
-LEARNT_FROM = ("train", "calibration", "threshold")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +57,9 @@ class Contender:
     scorer: Scorer
     prevalence: float | None = None
 
-    def candidate(self) -> Candidate:
-        return Candidate.of_card(self.name, self.scorer, self.card, prevalence=self.prevalence)
+    def candidate(self, *, cross_fitted: bool = False) -> Candidate:
+        made = Candidate.of_card(self.name, self.scorer, self.card, prevalence=self.prevalence)
+        return replace(made, cross_fitted=cross_fitted)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +76,19 @@ class Inputs:
     plain: Callable[[Question], Scorer]
     revision: str
 
-    def base_alone(self, calibration: Sequence[Example], threshold: Sequence[Example]) -> Candidate:
-        """The base model without an adapter, calibrated on labels of the check."""
+    def base_alone(self, fitted_on: Sequence[Example], *, cross_fitted: bool) -> Candidate:
+        """The base model without an adapter, calibrated on labels of the check. cross_fitted: as in `Candidate`."""
         targets = self.check.target_recall, self.check.target_precision
         scorer = self.base(self.question)
         prevalence = self.check.prevalence
-        found = calibrated(scorer, calibration, threshold, self.question, *targets, prevalence=prevalence)
-        return Candidate.of_base(scorer, found)
+        found = calibrated(scorer, fitted_on, (), self.question, *targets, prevalence=prevalence)
+        return Candidate.of_base(scorer, found, cross_fitted=cross_fitted)
 
     def golden(
-        self, examples: Sequence[Example], labels: Sequence[ImageLabel], champion: AdapterInfo | None
+        self,
+        examples: Sequence[Example],
+        labels: Sequence[ImageLabel],
+        champion: AdapterInfo | None,
     ) -> GoldenSet:
         """labels: of these images, and perhaps of others. All count as recent if the champion was trained elsewhere."""
         since = None if champion is None else newest_label_of(self.engine, champion)

@@ -15,10 +15,11 @@ from scanfleet.models.promotion import GateReport
 from scanfleet.stats.proportions import calibration_text
 from scanfleet.worker.evaluation.compare import Candidate
 from scanfleet.worker.evaluation.compare import compare as compare_on
-from scanfleet.worker.evaluation.inputs import LEARNT_FROM, Contender, Inputs
+from scanfleet.worker.evaluation.held_out import FITTED, HELD_OUT, SHARED_WORDS, learnt_from
+from scanfleet.worker.evaluation.inputs import Contender, Inputs
 from scanfleet.worker.scoring.factory import knows
 from scanfleet.worker.training.context import Context
-from scanfleet.worker.training.snapshot import EXAMPLES, IMAGES, examples_of, labelled_of
+from scanfleet.worker.training.snapshot import EXAMPLES, IMAGES, examples_of, is_shared_here, labelled_of
 
 
 def compare(context: Context) -> dict[str, Any]:
@@ -53,14 +54,16 @@ def compare(context: Context) -> dict[str, Any]:
         return _result(_held(in_use, published["adapter_id"], problem), in_use) | {"problem": problem}
     shadow, n_missing = inputs.shadow(seed=training.seed, watch=context.progress.count)
     challenger = _load(context, published["adapter_id"], Path(published["folder"]))
-    learnt_from = {one.key: one.cluster for split in LEARNT_FROM for one in examples_of(context, split)}
+    shared = is_shared_here(context)
+    used = {one.key: one.cluster for one in examples_of(context, *learnt_from(shared=shared))}
+    golden = examples_of(context, *(HELD_OUT if shared else ("golden",)))
     report = compare_on(
         question=context.question,
-        golden=inputs.golden(examples_of(context, "golden"), labelled_of(context.work.read(EXAMPLES)), in_use),
+        golden=inputs.golden(golden, labelled_of(context.work.read(EXAMPLES)), in_use),
         champion=champion,
-        challenger=challenger.candidate(),
+        challenger=challenger.candidate(cross_fitted=shared),
         shadow=shadow,
-        facts=inputs.facts(challenger, learnt_from),
+        facts=inputs.facts(challenger, used),
         seed=training.seed,
         watch=context.progress.count,
     )
@@ -68,6 +71,8 @@ def compare(context: Context) -> dict[str, Any]:
     result = _result(report, in_use) | {"problem": problem, "shadow": counts}
     if problem is not None:
         result["lines"].insert(1, problem)
+    if shared:
+        result["lines"].append(SHARED_WORDS)
     calibrator = challenger.card.calibrator
     if calibrator is not None:
         result["lines"].append(f"the challenger's score is fitted on {calibration_text(calibrator.n)}")
@@ -120,4 +125,6 @@ def _champion(context: Context, inputs: Inputs, in_use: AdapterInfo | None) -> t
             f"adapter {in_use.id} was trained on another question than the check asks now, so scans use the base "
             "alone: compared with that"
         )
-    return inputs.base_alone(examples_of(context, "calibration"), examples_of(context, "threshold")), problem
+    shared = is_shared_here(context)
+    fitted_on = examples_of(context, *(HELD_OUT if shared else FITTED))
+    return inputs.base_alone(fitted_on, cross_fitted=shared), problem

@@ -16,8 +16,9 @@ from scanfleet.models.adapters.card import AdapterCard, read_card
 from scanfleet.models.training.data.types import Example, Progress, Trained
 from scanfleet.models.types import Order, Question, Reading
 from scanfleet.worker.evaluation.canary import write_canary
+from scanfleet.worker.evaluation.held_out import HELD_OUT
 from scanfleet.worker.training.context import Context
-from scanfleet.worker.training.snapshot import examples_of, with_validation
+from scanfleet.worker.training.snapshot import examples_of, is_shared_here, with_validation
 
 if TYPE_CHECKING:
     from scanfleet.models.recipes import Recipe
@@ -154,15 +155,18 @@ def _report(context: Context, progress: Progress) -> None:
 
 
 def calibrate(context: Context) -> dict[str, Any]:
-    """Fit calibrator and thresholds, each on a split of its own, and summarise what these images look like."""
+    """Fit calibrator and thresholds on held-out images, and summarise what these look like."""
     from scanfleet.worker.evaluation.calibrate import calibrated
 
-    calibration, threshold = (examples_of(context, split) for split in ("calibration", "threshold"))
+    calibration, threshold, golden = (examples_of(context, split) for split in HELD_OUT)
+    if not is_shared_here(context):
+        golden = []
     found = calibrated(
         context.scorer(context.work.path / ADAPTER, keep_features=True),
         calibration,
         threshold,
         context.question,
+        golden=golden,
         target_recall=context.check.target_recall,
         target_precision=context.check.target_precision,
         prevalence=context.check.prevalence,
@@ -171,7 +175,7 @@ def calibrate(context: Context) -> dict[str, Any]:
     return {
         "calibrator": None if found.calibrator is None else asdict(found.calibrator),
         "thresholds": None if found.thresholds is None else asdict(found.thresholds),
-        "metrics": found.metrics | _likeness(context.work.path, [*calibration, *threshold], found.readings),
+        "metrics": found.metrics | _likeness(context.work.path, [*calibration, *threshold, *golden], found.readings),
     }
 
 

@@ -7,11 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from scanfleet.db.engine import reading
 from scanfleet.db.labels.labels import CurrentLabel, iter_current_labels
 from scanfleet.db.training_tables import SPLITS
 from scanfleet.errors import TrainingFailed
 from scanfleet.models.training.data.types import Example
 from scanfleet.models.types import Question
+from scanfleet.worker.evaluation.held_out import is_shared
 from scanfleet.worker.evaluation.images import Labelled, example_of, materialise
 from scanfleet.worker.training.context import Context
 
@@ -31,7 +33,9 @@ def snapshot(context: Context) -> dict[str, Any]:
     rows = [record_of(each) for each in labels if each.split in USED_SPLITS]
     require_enough(question, ((row["split"], row["label"]) for row in rows))
     context.work.write(EXAMPLES, rows)
-    return {"labels": count_by_split(rows), "unused": len(labels) - len(rows)}
+    with reading(context.engine) as connection:
+        shared = is_shared(connection, training.check_name, sum(row["split"] == "golden" for row in rows))
+    return {"labels": count_by_split(rows), "unused": len(labels) - len(rows), "shared": shared}
 
 
 def images(context: Context) -> dict[str, Any]:
@@ -45,10 +49,15 @@ def images(context: Context) -> dict[str, Any]:
     return {"kept": sorted(present), "left_out": left_out, "labels": count_by_split(kept)}
 
 
-def examples_of(context: Context, split: str) -> list[Example]:
-    """The examples of a split, ordered by hash; the same ones in every attempt."""
+def is_shared_here(context: Context) -> bool:
+    """Whether the held-out images serve all purposes. Not in a training that an earlier release began."""
+    return bool(context.results["snapshot"].get("shared", False))
+
+
+def examples_of(context: Context, *splits: str) -> list[Example]:
+    """The examples of these splits, ordered by hash; the same ones in every attempt."""
     present = set(context.results["images"]["kept"])
-    rows = [row for row in context.work.read(EXAMPLES) if row["split"] == split and row["content_sha256"] in present]
+    rows = [row for row in context.work.read(EXAMPLES) if row["split"] in splits and row["content_sha256"] in present]
     folder = context.work.path / IMAGES
     return [example_of(each, folder, context.question, context.settings) for each in labelled_of(rows)]
 

@@ -68,12 +68,14 @@ class Cells:
 
     def tally(self, edges: Sequence[float]) -> Tally:
         """Return what `tallies_of` counts of all of them, for edges made of the histogram."""
-        bins = [0] * (len(edges) + 1)
+        bins, far_bins = [0] * (len(edges) + 1), [0] * (len(edges) + 1)
         for row in self.rows:
-            bins[bisect_right(edges, (int(row.cell) - 0.5) * BIN_WIDTH)] += row.n
-        sums = {name: sum(int(row._mapping[name]) for row in self.rows) for name in _COUNTED}
+            place = bisect_right(edges, (int(row.cell) - 0.5) * BIN_WIDTH)
+            bins[place] += row.n
+            far_bins[place] += int(row.n_far)
+        sums: dict[str, Any] = {name: sum(int(row._mapping[name]) for row in self.rows) for name in _COUNTED}
         mean = sum(row.mass for row in self.rows) / sum(bins)
-        return Tally(bins=tuple(bins), mean_mass=mean, **sums)
+        return Tally(bins=tuple(bins), far_bins=tuple(far_bins), mean_mass=mean, **sums)
 
 
 def count_cells(connection: sa.Connection, scan_id: str, scorer: int, batches: Sequence[int]) -> Cells:
@@ -109,7 +111,9 @@ def tallies_of(
     """
     outside = sa.false() if span is None else sa.or_(Verdict.margin < span[0], Verdict.margin > span[1])
     part = sa.null() if by is None else part_of(connection, sources, by)
+    far = Verdict.unlike >= FAR
     bins = [_n(within).label(f"bin{place}") for place, within in enumerate(_bins(edges))]
+    far_bins = [_n(sa.and_(within, far)).label(f"far{place}") for place, within in enumerate(_bins(edges))]
     query = _of_scorer(
         sa.select(
             part.label("source"),
@@ -118,6 +122,7 @@ def tallies_of(
             _n(outside).label("n_outside"),
             *(n.label(name) for name, n in _COUNTED.items()),
             *bins,
+            *far_bins,
         ),
         scan_id,
         scorer,
@@ -130,6 +135,7 @@ def tallies_of(
             bins=tuple(int(row._mapping[column.name]) for column in bins),
             mean_mass=float(row.mean_mass),
             n_outside=int(row.n_outside),
+            far_bins=tuple(int(row._mapping[column.name]) for column in far_bins),
             **{name: int(row._mapping[name]) for name in _COUNTED},
         )
         for row in connection.execute(query)

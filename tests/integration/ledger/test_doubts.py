@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from scanfleet.checks.check import Check, load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.base import Base
-from scanfleet.db.drift.reference import alarms, alarms_of_scan
+from scanfleet.db.drift.reference import alarms, alarms_of_scan, slices
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.results import verdicts
 from scanfleet.db.results.answers import answers_by_content
@@ -22,6 +22,7 @@ from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Image, Scan, Verdict
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.producer.reports.summary import summarise
+from scanfleet.stats.unlike import FAR
 from tests.rigs.ledger_rig import QUEUE, flagged, scorer_spec
 
 N, BATCH = 240, 40
@@ -37,7 +38,7 @@ def engine(database_url: str) -> Iterator[sa.Engine]:
 
 
 def scan(engine: sa.Engine, name: str, unlike: Callable[[int], float], check: Check = CHECK) -> str:
-    """A scan whose images all flag by their margin, by an adapter that was calibrated on 200 images."""
+    """A scan whose images all flag, the unlike ones by larger margins, by an adapter calibrated on 200 images."""
     images = [NewImage(uri=f"/{name}/{number:03}.jpg", root="/", etag="1") for number in range(N)]
     with transaction(engine) as connection:
         made, _ = scans.open_scan(connection, check=check, model="fake", sources=[f"/{name}"], filters={})
@@ -49,7 +50,8 @@ def scan(engine: sa.Engine, name: str, unlike: Callable[[int], float], check: Ch
         with transaction(engine) as connection:
             held = batches.claim(connection, model="fake", worker="w", lease_seconds=60)
             assert held is not None
-            given = [replace(flagged(each), unlike=unlike(start + at)) for at, each in enumerate(held.images)]
+            answers = [(flagged(each), unlike(start + at)) for at, each in enumerate(held.images)]
+            given = [replace(answer, unlike=far, margin=2.0 if far >= FAR else 1.5) for answer, far in answers]
             verdicts.write(connection, held, Outcome(scorer_id=ref.id, scorer=ref, verdicts=given, failures={}))
     return made.id
 
@@ -130,3 +132,12 @@ def test_new_material_beside_the_old_alarms_in_the_second_scan(engine: sa.Engine
     with reading(engine) as connection:
         (alarm,) = alarms_of_scan(connection, CHECK.name, later)
     assert "images of a new kind" in alarm
+
+
+def test_far_images_are_counted_in_the_range_of_their_margins(engine: sa.Engine) -> None:
+    scan(engine, "same", evenly)
+    with reading(engine) as connection:
+        (found,) = slices(connection, CHECK.name)
+    assert found.tally.n_far == N // 10
+    assert found.tally.bins == (N - N // 10, N // 10)
+    assert found.tally.far_bins == (0, N // 10)

@@ -17,7 +17,15 @@ from scanfleet.models.errors import ModelInvalid
 from scanfleet.models.training.data.types import Example
 from scanfleet.models.types import Question
 from scanfleet.worker.evaluation import readings
-from scanfleet.worker.evaluation.calibrate import FOLDS, Measured, calibrated, calibrated_from, cross_fitted, fit
+from scanfleet.worker.evaluation.calibrate import (
+    FOLDS,
+    SHARED,
+    Measured,
+    calibrated,
+    calibrated_from,
+    cross_fitted,
+    fit,
+)
 from scanfleet.worker.evaluation.canary import choose, write_canary
 from scanfleet.worker.evaluation.readings import read_images
 from tests.unit.worker.evaluation.stub_scorers import QUESTION, RedScorer, example
@@ -171,6 +179,13 @@ class TestScoring:
         assert counts[-1] == (128, 128)
         assert set(found.readings) == {one.key for one in images}
         assert found.metrics["left_out"] == 0
+
+    def test_golden_images_that_serve_here_too_are_named(self, images: list[Example]) -> None:
+        scorer = RedScorer(lambda red: (red - 128) / 16)
+        found = calibrated(scorer, images[::4], images[1::4], QUESTION, 0.9, 0.8, golden=images[2::4])
+        assert found.calibrator is not None
+        assert (found.calibrator.n, found.metrics["certified_on"]) == (96, 96)
+        assert found.metrics["split"] == SHARED
 
     def test_packs_stay_within_the_budget_and_windows_bound_the_memory(self, images: list[Example]) -> None:
         scorer = RedScorer(float)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from scanfleet.models.adapters.card import AdapterCard
 from scanfleet.models.promotion import Facts, GateReport
 from scanfleet.models.training.data.types import Example
 from scanfleet.worker.evaluation.calibrate import calibrated_from
-from scanfleet.worker.evaluation.compare import Candidate, GoldenSet, compare, size_class
+from scanfleet.worker.evaluation.compare import Candidate, GoldenSet, compare, pair, size_class
 from scanfleet.worker.evaluation.latency import measure_latency
 from scanfleet.worker.evaluation.plots import HTML, PNG, write_report
+from scanfleet.worker.evaluation.readings import read_images
 from tests.unit.worker.evaluation.stub_scorers import QUESTION, RedScorer, example
 
 UNMET = {"target": 0.9, "confidence": 0.95, "threshold": None, "achieved": 1.0, "trials": 3, "failures": 0}
@@ -128,6 +130,39 @@ class TestShadow:
         before, after = RedScorer(good), RedScorer(good)
         assert len(measure_latency(before, after, golden)) == 9
         assert before.packs == after.packs == [1, 32] * 9
+
+
+class TestCrossFitted:
+    """A calibrator that was fitted on golden images does not judge those."""
+
+    def log_odds(self, golden: list[Example], challenger: Candidate) -> dict[str, float]:
+        reads = [read_images(each.scorer, golden) for each in (candidate(blind), challenger)]
+        paired = pair(QUESTION, GoldenSet(examples=golden), candidate(blind), challenger, *reads)
+        assert paired.champion.cross_fitted is None  # it keeps its own
+        found = paired.challenger.log_odds()
+        assert found is not None
+        return dict(zip(paired.keys, found.tolist(), strict=True))
+
+    def test_an_image_and_its_look_alikes_have_no_part_in_how_they_are_judged(self, golden: list[Example]) -> None:
+        golden = [replace(each, cluster=f"c{at // 2}") for at, each in enumerate(golden)]
+        fitted = replace(candidate(good), cross_fitted=True)
+        before = self.log_odds(golden, fitted)
+        turned = [replace(each, label=1 - each.label) if each.key == "k60" else each for each in golden]
+        after = self.log_odds(turned, fitted)
+        same = {key for key in before if before[key] == after[key]}
+        assert {"k60", "k61"} <= same  # of one cluster
+        assert 10 <= len(same) < 60  # a fold of five, whole clusters
+
+    def test_the_calibrator_on_the_card_is_not_what_is_judged(self, golden: list[Example]) -> None:
+        one_sided = replace(candidate(good, name="adapter 2"), calibrator=Calibrator(a=1, b=99, n=9, prevalence=0.5))
+        assert run(golden, candidate(blind), one_sided).verdict == "reject"
+        assert run(golden, candidate(blind), replace(one_sided, cross_fitted=True)).verdict == "promote"
+
+    def test_where_a_part_allows_no_calibrator_it_holds(self, golden: list[Example]) -> None:
+        few = [next(each for each in golden if each.label == label) for label in (0, 1)]
+        report = run(few, candidate(blind), replace(candidate(good), cross_fitted=True))
+        assert "no calibrator: too few labelled images" in " ".join(report.lines())
+        assert report.verdict == "hold"
 
 
 class TestCandidates:

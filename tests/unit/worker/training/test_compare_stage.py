@@ -1,4 +1,4 @@
-"""The stage that compares a new adapter with the one in use, with the built-in model."""
+"""The stages that calibrate a new adapter and compare it with the one in use, with the built-in model."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from scanfleet.worker.scoring.adapters import info_of
 from scanfleet.worker.scoring.factory import question_of
 from scanfleet.worker.training.compare_stage import compare
 from scanfleet.worker.training.context import Context, run_stages
+from scanfleet.worker.training.fit import ADAPTER, calibrate
 from scanfleet.worker.training.progress import ProgressReporter
 from scanfleet.worker.training.snapshot import images, snapshot
 from scanfleet.worker.training.workspace import WorkFolder, folder_of
@@ -104,8 +105,17 @@ def asking_otherwise(context: Context, **changes: object) -> Check:
 def test_an_adapter_that_trained_the_projector_whole_is_compared_with_the_champion(context: Context) -> None:
     found = compare(context)
     assert (found["gate"]["champion"], found["problem"]) == ("adapter 1", None)
-    assert found["gate"]["n_golden"] == 9
+    assert found["gate"]["n_golden"] == 27  # few golden images: those of calibration and threshold judge as well
+    assert found["gate"]["results"][0]["outcome"] == "pass"  # and no training learnt from them
+    assert any("fewer than 300 golden images" in line for line in found["lines"])
     assert found["gate"]["figures"]["champion"]["auroc"] > 0.9
+
+
+@pytest.mark.parametrize(("shared", "n"), [(True, 27), (False, 18)])
+def test_few_golden_images_calibrate_as_well(context: Context, shared: bool, n: int) -> None:
+    shutil.copytree(context.results["publish"]["folder"], context.work.path / ADAPTER)
+    context.results["snapshot"]["shared"] = shared
+    assert calibrate(context)["metrics"]["certified_on"] == n
 
 
 def test_a_champion_that_cannot_be_loaded_holds_by_name(context: Context, champion: Path) -> None:
@@ -117,6 +127,14 @@ def test_a_champion_that_cannot_be_loaded_holds_by_name(context: Context, champi
     assert "adapter 1, which is in use, cannot be loaded here" in found["problem"]
     assert "restore the file" in found["lines"][0]
     assert "base alone" not in " ".join(found["lines"])
+
+
+@pytest.mark.usefixtures("champion")
+def test_enough_golden_images_judge_alone(context: Context) -> None:
+    context.results["snapshot"]["shared"] = False
+    found = compare(context)
+    assert found["gate"]["n_golden"] == 9
+    assert not any("fewer than" in line for line in found["lines"])
 
 
 @pytest.mark.usefixtures("champion")

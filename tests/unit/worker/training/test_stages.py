@@ -18,9 +18,10 @@ from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.labels.labels import NewLabel, add_labels
+from scanfleet.db.labels.queries import PINNED
 from scanfleet.db.labels.unlabelled import recent_unlabelled
 from scanfleet.db.schema import ledger
-from scanfleet.db.tables import Adapter, Training
+from scanfleet.db.tables import Adapter, Label, LabelledImage, Training
 from scanfleet.db.training import trainings
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import champion, promote
@@ -29,6 +30,7 @@ from scanfleet.models.errors import ModelInvalid, ModelUnavailable
 from scanfleet.models.pocket import adapter_folder
 from scanfleet.models.training.data.types import Example
 from scanfleet.storage.memory import MemoryStore
+from scanfleet.worker.evaluation import held_out
 from scanfleet.worker.evaluation.images import Labelled, materialise
 from scanfleet.worker.scoring.factory import question_of
 from scanfleet.worker.training import snapshot
@@ -112,6 +114,21 @@ def test_the_snapshot_and_its_images_are_the_current_labels(context: Context) ->
     assert [one.key for one in golden] == sorted(one.key for one in golden)
     assert golden[0].open(golden[0].path).size == (128, 128)
     assert Counter(QUESTION.labels[one.label] for one in golden) == {"overlay": 3, "natural": 3, "none": 3}
+
+
+@pytest.mark.parametrize(
+    ("enough", "origin", "shared"), [(10, "import", True), (9, "import", False), (10, PINNED, False)]
+)
+def test_few_golden_images_share_their_work_unless_people_chose_them(
+    context: Context, monkeypatch: pytest.MonkeyPatch, enough: int, origin: str, shared: bool
+) -> None:
+    monkeypatch.setattr(held_out, "ENOUGH_GOLDEN", enough)
+    golden = sa.select(LabelledImage.content_sha256).where(LabelledImage.split == "golden")
+    with transaction(context.engine) as connection:
+        of_golden = Label.content_sha256.in_(golden)
+        connection.execute(sa.update(Label).where(of_golden).values(origin=origin))
+    run_stages(context, (("snapshot", snapshot.snapshot),))
+    assert context.results["snapshot"]["shared"] is shared
 
 
 def test_labels_newer_than_the_training_are_ignored(context: Context) -> None:
