@@ -14,7 +14,7 @@ from typing import Any
 import sqlalchemy as sa
 
 from scanfleet.db.base import Leased
-from scanfleet.db.clock import backoff_over, happened_since, lease_expired
+from scanfleet.db.clock import Moment, backoff_over, happened_since, lease_expired
 from scanfleet.db.engine import now
 from scanfleet.db.locks import hold
 from scanfleet.errors import LeaseLost
@@ -24,7 +24,7 @@ FREE: dict[str, Any] = {"lease_owner": None, "lease_until": None}
 READY: dict[str, Any] = FREE | {"state": "ready", "notified_at": None}
 
 
-def claimable(table: type[Leased], at: datetime) -> sa.ColumnElement[bool]:
+def claimable(table: type[Leased], at: Moment) -> sa.ColumnElement[bool]:
     """Whether a row is ready and its back-off is over."""
     return sa.and_(table.state == "ready", backoff_over(table.not_before, at))
 
@@ -67,6 +67,11 @@ def touch(
         raise LeaseLost(f"{table.__name__.lower()} {row_id}: lease {token} is no longer the current one")
 
 
+def any_expired(table: type[Leased], at: Moment) -> sa.ColumnElement[bool]:
+    """Whether a lease of this table ran out."""
+    return sa.exists().where(table.state == "leased", lease_expired(table.lease_until, at))
+
+
 def end_of_lease(connection: sa.Connection, lease_seconds: float) -> datetime:
     """When a lease that begins now runs out."""
     return now(connection) + timedelta(seconds=lease_seconds)
@@ -90,7 +95,7 @@ def expired(
     return connection.execute(query.with_for_update(skip_locked=True, key_share=True)).all()
 
 
-def recently_notified(table: type[Leased], renotify_seconds: float, at: datetime) -> sa.ColumnElement[bool]:
+def recently_notified(table: type[Leased], renotify_seconds: float, at: Moment) -> sa.ColumnElement[bool]:
     """Whether the last notification is too young for another one. NULL where there was none."""
     return happened_since(table.notified_at, at - timedelta(seconds=renotify_seconds), at)
 

@@ -60,7 +60,7 @@ class CheckRow(Base):
 
 class Scan(Base):
     __tablename__ = "scans"
-    __table_args__ = (one_of("state", SCAN_STATES), sa.Index(None, "pass_id"))
+    __table_args__ = (one_of("state", SCAN_STATES), sa.Index(None, "pass_id"), sa.Index(None, "state"))
 
     id: Mapped[str] = mapped_column(primary_key=True)
     identity: Mapped[str] = mapped_column(unique=True)  # check, model, sources and filters: the same scan twice is one
@@ -242,6 +242,7 @@ class Verdict(Base):
 
 class Worker(Base):
     __tablename__ = "workers"
+    __table_args__ = (sa.Index(None, "reconciled_at"), sa.Index(None, "queue", **_where("stopped_at IS NULL")))
 
     id: Mapped[str] = mapped_column(primary_key=True)  # host-pid-random
     host: Mapped[str]
@@ -256,3 +257,4 @@ class Worker(Base):
     progress_at: Mapped[datetime | None]  # the last progress, not only a heartbeat
     ended_because: Mapped[str | None]  # why a worker ended itself
     waiting_for: Mapped[str | None]  # the error, while it cannot start
+    reconciled_at: Mapped[datetime | None]  # the last time: one worker of the fleet does

@@ -8,7 +8,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from scanfleet.db import leases
-from scanfleet.db.clock import backoff_over
+from scanfleet.db.clock import Moment, backoff_over
 from scanfleet.db.engine import now
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Scan
@@ -31,8 +31,7 @@ def due_for_notification(
     at = now(connection)
     recently = leases.recently_notified(Batch, renotify_seconds, at)
     n_free = max(max_outstanding - _outstanding(connection, recently), 0)
-    ready = (leases.claimable(Batch, at), Scan.state == "running", backoff_over(Scan.not_before, at))
-    unnotified = sa.or_(Batch.notified_at.is_(None), ~recently)
+    ready, unnotified = _ready(at), _unnotified(recently)
     query = (
         sa.select(Batch.id, Scan.model)
         .join(Scan, Scan.id == Batch.scan_id)
@@ -45,6 +44,21 @@ def due_for_notification(
     found += _probes(connection, (*ready, on_hold()), recently)
     mark_notified(connection, [batch_id for batch_id, _ in found], at=at)
     return found
+
+
+def any_due(at: Moment, *, renotify_seconds: float) -> sa.ColumnElement[bool]:
+    """Whether `due_for_notification` may find a batch. Of a scan on hold it may be one that has been notified."""
+    unnotified = _unnotified(leases.recently_notified(Batch, renotify_seconds, at))
+    found = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id).where(*_ready(at), sa.or_(unnotified, on_hold()))
+    return found.exists()
+
+
+def _ready(at: Moment) -> tuple[sa.ColumnElement[bool], ...]:
+    return leases.claimable(Batch, at), Scan.state == "running", backoff_over(Scan.not_before, at)
+
+
+def _unnotified(recently: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    return sa.or_(Batch.notified_at.is_(None), ~recently)
 
 
 def _outstanding(connection: sa.Connection, recently: sa.ColumnElement[bool]) -> int:
