@@ -16,6 +16,8 @@ MODULES = {
     "decode": "bench.decode",
     "prefill": "bench.prefill",
     "fleet": "bench.fleet",
+    "scale": "bench.fleet.scale",
+    "rivals": "bench.rivals.side_by_side",
     "ledger": "bench.ledger",
     "precision": "bench.precision",
     "refresh": "bench.training.refresh",

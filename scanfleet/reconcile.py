@@ -31,7 +31,7 @@ from scanfleet.errors import BrokerUnavailable
 from scanfleet.queue.app import notify, notify_training
 
 ROUND_LOCK = 7_226_353  # PostgreSQL advisory lock
-SILENT_ROUNDS = 2.5  # intervals without a round, after which another worker takes over
+SILENT_ROUNDS = 3.0  # intervals without a round, after which another worker takes over
 
 log = structlog.get_logger()
 

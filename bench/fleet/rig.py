@@ -129,17 +129,21 @@ def fleet(*, token_budget: int) -> Iterator[Fleet]:
         stack.callback(engine.dispose)
         upgrade(engine)
         bucket = s3.make_bucket("bench")
-        worker = stack.enter_context(_worker(folder / "worker.log"))
+        worker = stack.enter_context(worker_process(folder / "worker.log"))
         pids = {"worker": worker.pid, "s3": s3.pid, "postgres": postgres.pid, "redis": redis.pid}
         yield Fleet(settings=settings, engine=engine, bucket=bucket, pids=pids)
 
 
 @contextmanager
-def _worker(log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def worker_process(log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a score worker inside the block, with this process's environment and these variables. It ends with us."""
     with log.open("wb") as stream:
         command = [sys.executable, "-m", "scanfleet.worker", "score"]
         ending_with_us = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), "--", *command]
-        process = subprocess.Popen(ending_with_us, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+        environment = os.environ | variables
+        process = subprocess.Popen(
+            ending_with_us, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment
+        )
     try:
         yield process
     finally:

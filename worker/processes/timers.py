@@ -118,7 +118,7 @@ def timers_on_ledger(scoring: Scoring, app: Celery, settings: Settings, news: Ca
     reconciler = Reconciler(scoring.engine, app, settings, worker=scoring.name, news=news, busy=busy)
     has_work = work_in(scoring.engine, settings.model)
     watchdog = Watchdog(
-        has_work=lambda: news().open and has_work(),
+        has_work=lambda: news().ready and has_work(),
         broker_responds=responds(app),
         n_taken=lambda: pipeline.n_taken,
         active=lambda: pipeline.n_active,

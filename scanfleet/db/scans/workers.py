@@ -13,7 +13,7 @@ from sqlalchemy import orm
 from scanfleet.db.clock import Moment, happened_since
 from scanfleet.db.engine import moment, now
 from scanfleet.db.scans import webhooks
-from scanfleet.db.tables import Promotion, Scan, Training, Worker
+from scanfleet.db.tables import Batch, Promotion, Scan, Training, Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +35,7 @@ class News:
     """What a worker learns with its heartbeat. The defaults make it look for itself."""
 
     open: bool = True  # something has not ended
+    ready: bool = True  # of it, a batch that no worker has
     attended: bool = False  # another worker reconciles
     webhooks: bool = True  # one is due
     promotion: int | None = None  # the id of the newest, 0 where there is none; None: it is not known
@@ -65,6 +66,7 @@ def read_news(connection: sa.Connection, worker: str, *, within_seconds: float) 
     at = moment(connection)
     news = sa.select(
         anything_open().label("open"),
+        _any_ready().label("ready"),
         attended(at, worker=worker, within_seconds=within_seconds).label("attended"),
         webhooks.any_due(at).label("webhooks"),
         sa.select(sa.func.coalesce(sa.func.max(Promotion.id), 0)).scalar_subquery().label("promotion"),
@@ -76,6 +78,11 @@ def anything_open() -> sa.ColumnElement[bool]:
     """Whether there is a scan or a training that has not ended: else no notification or lease can be lost."""
     scan = sa.exists().where(Scan.state.in_(("running", "paused")))
     return sa.or_(scan, sa.exists().where(Training.state.in_(("ready", "leased"))))
+
+
+def _any_ready() -> sa.ColumnElement[bool]:
+    ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id)
+    return ready.where(Batch.state == "ready", Scan.state == "running").exists()
 
 
 def attended(at: Moment, *, worker: str | None, within_seconds: float) -> sa.ColumnElement[bool]:

@@ -200,7 +200,7 @@ def test_nothing_is_asked_while_nothing_is_open_and_a_batch_begins_it_again(plac
     with transaction(place.engine) as connection:
         scans.cancel(connection, place.ledger.scan_id)
     worker.round()
-    assert worker.row.news == News(open=False, webhooks=False, promotion=0)
+    assert worker.row.news == News(open=False, ready=False, webhooks=False, promotion=0)
     sent = Statements(place.engine)
     assert worker.reconciler.check() == NOTHING
     assert sent.n == 0
