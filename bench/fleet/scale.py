@@ -10,6 +10,7 @@ import os
 import sys
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -107,7 +108,7 @@ def _busy(folder: Path) -> tuple[dict[int, float], dict[str, float], int]:
         here.enqueue(folder / "busy", batch_images=BATCH_IMAGES)
         for n in (1, N_WORKERS):
             here.start(n - here.n_ready())
-            here.until(lambda n=n: _n_warm(here.engine) >= n)
+            here.until(partial(_are_warm, here.engine, n))
             with reading(here.engine) as connection:
                 begun = now(connection)
             with cpu_used(here.pids) as used:
@@ -133,11 +134,11 @@ def _words(used: dict[str, float], n_images: float) -> str:
     return ", ".join(f"{kind} {milliseconds:.1f} ms an image" for kind, milliseconds in kinds.items())
 
 
-def _n_warm(engine: sa.Engine) -> int:
-    """Return how many workers have written enough batches."""
+def _are_warm(engine: sa.Engine, n: int) -> bool:
+    """Return whether n workers have written enough batches."""
     warm = sa.select(Batch.worker).where(Batch.worker.is_not(None)).group_by(Batch.worker)
     with reading(engine) as connection:
-        return len(connection.execute(warm.having(sa.func.count() >= WARM_BATCHES)).all())
+        return len(connection.execute(warm.having(sa.func.count() >= WARM_BATCHES)).all()) >= n
 
 
 def rate(engine: sa.Engine, begun: datetime) -> float:
