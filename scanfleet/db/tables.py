@@ -90,6 +90,9 @@ class Batch(Leased, Base):
         one_of("state", BATCH_STATES),
         sa.Index(None, "state", "queue", "id"),
         sa.Index(None, "scan_id", "state"),
+        # For notifications: of a long archive most batches are ready, few of them notified.
+        sa.Index("ix_batches_unnotified", "id", **_where("state = 'ready' AND notified_at IS NULL")),
+        sa.Index(None, "notified_at", **_where("state = 'ready' AND notified_at IS NOT NULL")),
     )
 
     scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))

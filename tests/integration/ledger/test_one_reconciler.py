@@ -269,10 +269,10 @@ def test_an_idle_worker_sends_at_most_one_statement_a_second(database_url: str, 
     assert 0 < sent.n <= 60, sent.texts
 
 
-N_ENDED, N_READY = 3000, 200
+N_ENDED, N_READY = 3000, 1500
 
 
-def test_no_round_reads_the_scans_and_workers_that_have_ended(pg_url: str, tmp_path: Path) -> None:
+def test_no_round_reads_what_has_ended_or_every_ready_batch(pg_url: str, tmp_path: Path) -> None:
     settings = load_settings(database_url=pg_url, data_dir=tmp_path, model="fake")
     engine = connect(settings)
     upgrade(engine)
@@ -293,6 +293,9 @@ def test_no_round_reads_the_scans_and_workers_that_have_ended(pg_url: str, tmp_p
     for text, plan in plans.items():
         assert "Seq Scan on scans" not in plan, f"{text}\n{plan}"
         assert "Seq Scan on workers" not in plan, f"{text}\n{plan}"
+        if text.startswith("SELECT batches.id, (SELECT scans.model"):
+            assert "ix_batches_unnotified" in plan or "ix_batches_notified_at" in plan, f"{text}\n{plan}"
+    assert any("ix_batches_unnotified" in plan for plan in plans.values())
 
 
 def _add_ended(connection: sa.Connection) -> None:
