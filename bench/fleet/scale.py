@@ -28,17 +28,19 @@ N_IDLE, N_SCANS = 4, 10_000
 SETTLE_SECONDS = 15.0  # after a change, until timers have taken note
 IDLE_SECONDS = 60.0
 N_WORKERS = 32
-SECONDS_PER_IMAGE = 0.25  # of the scorer
-BATCH_IMAGES = 8
+SECONDS_PER_IMAGE = 0.5  # of the scorer
+BATCH_IMAGES = 16
 WARM_BATCHES = 3  # of each worker, until its decoders have started
 SCORING_SECONDS = 60.0
-N_IMAGES = 25_000  # enough for the start of 32 workers and for both measurements
+N_IMAGES = 20_000  # enough for the start of 32 workers and for both measurements
 SIDE = 112  # pixels: TOKENS visual tokens
 TOKENS = 16
 BUSY = {
     "SCANFLEET_FAKE_SECONDS": str(SECONDS_PER_IMAGE),
     "SCANFLEET_TOKEN_BUDGET": str(TOKENS),  # one image a forward
     "SCANFLEET_FETCH_THREADS": "1",  # and one decoder process
+    # Of what waits longer than renotify_seconds, every batch is notified again, which one slow worker would pay for.
+    "SCANFLEET_MAX_OUTSTANDING_NOTIFICATIONS": "200",
 }
 
 
