@@ -28,7 +28,7 @@ from scanfleet.db.scans.workers import News
 from scanfleet.db.tables import Batch, Training
 from scanfleet.db.training import upkeep
 from scanfleet.errors import BrokerUnavailable
-from scanfleet.queue.app import notify, notify_training
+from scanfleet.queue.app import n_waiting, notify, notify_training
 
 ROUND_LOCK = 7_226_353  # PostgreSQL advisory lock
 SILENT_ROUNDS = 3.0  # intervals without a round, after which another worker takes over
@@ -110,7 +110,7 @@ class Reconciler:
             written = _write(connection, self._settings, due)
             if self._worker is not None:
                 workers.mark_reconciled(connection, self._worker)
-        return _tell(self._engine, self._app, written)
+        return _tell(self._engine, self._app, written, most=self._settings.max_outstanding_notifications)
 
     def _take_turn(self, connection: sa.Connection) -> _Due | None:
         """Return what is due, in one statement; None: another process reconciles."""
@@ -137,7 +137,7 @@ def reconcile_once(engine: sa.Engine, app: Celery, settings: Settings) -> Reconc
     """Run one whole round, whoever else does. Raises as `Reconciler.check`."""
     with transaction(engine) as connection:
         written = _write(connection, settings, _Due())
-    return _tell(engine, app, written)
+    return _tell(engine, app, written, most=settings.max_outstanding_notifications)
 
 
 def _write(connection: sa.Connection, settings: Settings, due: _Due) -> _Written:
@@ -157,7 +157,7 @@ def _write(connection: sa.Connection, settings: Settings, due: _Due) -> _Written
     return _Written(**found)
 
 
-def _tell(engine: sa.Engine, app: Celery, written: _Written) -> Reconciled:
+def _tell(engine: sa.Engine, app: Celery, written: _Written, *, most: int) -> Reconciled:
     """Log what a round has written, and notify workers."""
     expired = written.expired
     if written.silent:
@@ -167,8 +167,17 @@ def _tell(engine: sa.Engine, app: Celery, written: _Written) -> Reconciled:
     if expired.quarantined:
         log.error("images_quarantined", images=expired.quarantined, reason=crash_isolation.KILLER)
     _send(engine, {each: partial(notify_training, app, each) for each in written.trainings}, upkeep.mark_notified)
-    notified = notify_all(engine, app, list(written.batches))
+    notified = notify_all(engine, app, _not_waiting(app, written.batches, most))
     return Reconciled(expired=expired.n, notified=notified, finished=written.finished)
+
+
+def _not_waiting(app: Celery, due: tuple[tuple[int, str], ...], most: int) -> list[tuple[int, str]]:
+    """Leave out the batches of queues that hold so many messages already: a worker takes any batch with any of them.
+
+    Else a few slow workers would find their queue grown by all outstanding notifications every `renotify_seconds`.
+    """
+    full = {queue for queue in {queue for _, queue in due} if n_waiting(app, queue) >= most}
+    return [each for each in due if each[1] not in full]
 
 
 def notify_all(engine: sa.Engine, app: Celery, due: list[tuple[int, str]]) -> int:
