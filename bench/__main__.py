@@ -17,6 +17,8 @@ MODULES = {
     "prefill": "bench.prefill",
     "fleet": "bench.fleet",
     "feed": "bench.feed",
+    "scale": "bench.fleet.scale",
+    "rivals": "bench.rivals.side_by_side",
     "ledger": "bench.ledger",
     "control": "bench.control",
     "precision": "bench.precision",

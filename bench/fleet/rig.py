@@ -133,17 +133,21 @@ def fleet(*, token_budget: int, model: str = "pocket", command: Sequence[str] = 
         stack.callback(engine.dispose)
         upgrade(engine)
         bucket = s3.make_bucket("bench")
-        worker = stack.enter_context(_worker(folder / "worker.log", command))
+        worker = stack.enter_context(worker_process(folder / "worker.log", command))
         pids = {"worker": worker.pid, "s3": s3.pid, "postgres": postgres.pid, "redis": redis.pid}
         yield Fleet(settings=settings, engine=engine, bucket=bucket, pids=pids)
 
 
 @contextmanager
-def _worker(log: Path, arguments: Sequence[str]) -> Iterator[subprocess.Popen[bytes]]:
+def worker_process(log: Path, arguments: Sequence[str] = WORKER, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a score worker inside the block, with this process's environment and these variables. It ends with us."""
     with log.open("wb") as stream:
         command = [sys.executable, *arguments]
         ending_with_us = [sys.executable, "-I", "-S", str(LAUNCHER), str(os.getpid()), "--", *command]
-        process = subprocess.Popen(ending_with_us, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
+        environment = os.environ | variables
+        process = subprocess.Popen(
+            ending_with_us, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment
+        )
     try:
         yield process
     finally:

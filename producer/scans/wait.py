@@ -16,7 +16,7 @@ from scanfleet.db.scans import scans
 from scanfleet.db.scans.scans import Progress, ScanInfo
 from scanfleet.producer.scans.session import why_no_worker
 from scanfleet.producer.scans.webhooks import deliver
-from scanfleet.reconcile import reconcile_once
+from scanfleet.reconcile import Reconciler
 from scanfleet.retry import retry_database
 
 POLL_SECONDS = 0.25  # between two reads of the ledger
@@ -69,13 +69,14 @@ def watch(
 def watch_and_reconcile(
     engine: sa.Engine, app: Celery, settings: Settings, scan_id: str, *, own_workers: bool = False
 ) -> Iterator[ScanSnapshot]:
-    """Like `watch`, with a round of reconciling every `reconcile_seconds`; at the end its webhooks are sent."""
+    """Like `watch`, and reconciles every `reconcile_seconds` while no worker does; at the end its webhooks are sent."""
     due_at = 0.0
+    reconciler = Reconciler(engine, app, settings)
     for now in watch(engine, scan_id, own_workers=own_workers):
         yield now
         if now.ended:
             deliver(engine, settings, scan_id)
             return
         if time.monotonic() >= due_at:
-            retry_database(lambda: reconcile_once(engine, app, settings))
+            retry_database(reconciler.check)
             due_at = time.monotonic() + settings.reconcile_seconds

@@ -16,6 +16,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import make_url
 
 from scanfleet.config.settings import Settings
+from scanfleet.db import clock
+from scanfleet.db.clock import Moment
 from scanfleet.db.errors import named_errors
 from scanfleet.errors import BadSettings
 
@@ -145,6 +147,13 @@ def _long_timeouts(connection: sa.Connection, *, long: bool) -> Iterator[None]:
 
     with use_timeouts(connection, LONG):
         yield
+
+
+def moment(connection: sa.Connection) -> Moment:
+    """Return the time of the database as a part of a statement, which then needs none of its own to ask for it."""
+    if connection.dialect.name == "postgresql":
+        return clock.moment("postgresql")
+    return datetime.now(UTC)
 
 
 def now(connection: sa.Connection) -> datetime:

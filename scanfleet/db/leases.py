@@ -190,6 +190,11 @@ def expired(
     return connection.execute(query.with_for_update(skip_locked=True, key_share=True)).all()
 
 
+def any_expired(table: type[Leased], at: Moment) -> sa.ColumnElement[bool]:
+    """Whether a lease of this table ran out."""
+    return sa.exists().where(table.state == "leased", lease_expired(table.lease_until, at))
+
+
 def recently_notified(table: type[Leased], renotify_seconds: float, at: Moment) -> sa.ColumnElement[bool]:
     """Whether the last notification is too young for another one. NULL where there was none."""
     return happened_since(table.notified_at, at - timedelta(seconds=renotify_seconds), at)

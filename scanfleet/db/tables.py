@@ -64,7 +64,7 @@ class CheckRow(Base):
 
 class Scan(Base):
     __tablename__ = "scans"
-    __table_args__ = (one_of("state", SCAN_STATES), sa.Index(None, "pass_id"))
+    __table_args__ = (one_of("state", SCAN_STATES), sa.Index(None, "pass_id"), sa.Index(None, "state"))
 
     id: Mapped[str] = mapped_column(primary_key=True)
     identity: Mapped[str] = mapped_column(unique=True)  # check, model, sources and filters: the same scan twice is one
@@ -103,6 +103,9 @@ class Batch(Leased, Base):
         sa.Index(None, "scan_id", "state"),
         # For readers: the batches of a scan in order, and its counts without its rows.
         sa.Index(None, "scan_id", "id", postgresql_include=_COUNTS).ddl_if(dialect="postgresql"),
+        # For notifications: of a long archive most batches are ready, few of them notified.
+        sa.Index("ix_batches_unnotified", "id", **_where("state = 'ready' AND notified_at IS NULL")),
+        sa.Index(None, "notified_at", **_where("state = 'ready' AND notified_at IS NOT NULL")),
     )
 
     scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
@@ -277,6 +280,7 @@ class Verdict(Base):
 
 class Worker(Base):
     __tablename__ = "workers"
+    __table_args__ = (sa.Index(None, "reconciled_at"), sa.Index(None, "queue", **_where("stopped_at IS NULL")))
 
     id: Mapped[str] = mapped_column(primary_key=True)  # host-pid-random
     host: Mapped[str]
@@ -291,3 +295,4 @@ class Worker(Base):
     progress_at: Mapped[datetime | None]  # the last progress, not only a heartbeat
     ended_because: Mapped[str | None]  # why a worker ended itself
     waiting_for: Mapped[str | None]  # the error, while it cannot start
+    reconciled_at: Mapped[datetime | None]  # the last time: one worker of the fleet does

@@ -77,6 +77,16 @@ def notify_training(app: Celery, training_id: int) -> None:
     _send(app, REFRESH_ADAPTER, RefreshAdapter(training_id=training_id), TRAIN_QUEUE)
 
 
+def n_waiting(app: Celery, queue: str) -> int:
+    """Return how many messages a queue holds that nobody has taken; 0 where the broker does not say."""
+    with app.connection_for_write() as connection:
+        try:
+            with connection.channel() as channel:
+                return int(channel.queue_declare(queue, passive=True).message_count)
+        except (*connection.connection_errors, *connection.channel_errors):
+            return 0  # there is no such queue, or sending will tell what is wrong
+
+
 def _send(app: Celery, task: str, message: BaseModel, queue: str) -> None:
     try:
         app.send_task(task, kwargs=message.model_dump(), queue=Queue(queue))

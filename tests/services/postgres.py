@@ -6,7 +6,9 @@ import shutil
 import signal
 import subprocess
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import psycopg
 from psycopg import sql
@@ -23,14 +25,23 @@ class PostgresServer(Service):
 
     `durable=False` leaves fsync out: data still survive `kill()`, because the operating system lives on.
     `tls`: connections may be encrypted; the server leaves it to the client.
+    `settings`: of the server, beside or instead of those here.
     """
 
     stop_signal = signal.SIGINT  # "fast": close the connections of clients instead of waiting for them
 
-    def __init__(self, *, port: int | None = None, durable: bool = False, tls: Identity | None = None) -> None:
+    def __init__(
+        self,
+        *,
+        port: int | None = None,
+        durable: bool = False,
+        tls: Identity | None = None,
+        settings: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self.binaries = _find_binaries()
         super().__init__(port=port)
         self.durable = durable
+        self.settings = settings
         self.tls = tls
         self.password = uuid.uuid4().hex
         self.data = self.directory / "data"
@@ -81,6 +92,7 @@ class PostgresServer(Service):
             "fsync": fsync,
             "full_page_writes": fsync,
             **self._encryption(),
+            **self.settings,
         }
         options = [part for key, value in settings.items() for part in ("-c", f"{key}={value}")]
         return [str(self.binaries / "postgres"), "-D", str(self.data), *options]

@@ -11,16 +11,23 @@ from contextlib import contextmanager
 import sqlalchemy as sa
 import structlog
 
+from scanfleet.config.settings import Settings
 from scanfleet.db.engine import transaction
-from scanfleet.db.scans.workers import beat, set_ready, set_waiting, start_worker, stop_worker
+from scanfleet.db.scans.workers import News, beat, read_news, set_ready, set_waiting, start_worker, stop_worker
 from scanfleet.errors import DatabaseUnavailable, RequestError
+from scanfleet.reconcile import attended_seconds
 from scanfleet.redaction import storable
 from scanfleet.worker.runtime.retry import retry_startup
 from scanfleet.worker.runtime.timer import Timer
 
 log = structlog.get_logger()
 
-BEAT_SECONDS = 5.0
+BEAT_SECONDS = 6.0  # at most
+
+
+def beat_seconds(settings: Settings) -> float:
+    """Return the time between two heartbeats: others learn with theirs when the worker that reconciles has ended."""
+    return min(BEAT_SECONDS, attended_seconds(settings))
 
 
 def new_name() -> str:
@@ -29,20 +36,27 @@ def new_name() -> str:
 
 
 class Row:
-    """The row of a worker: first it records what the worker waits for, then what it does."""
+    """The row of a worker: first it records what the worker waits for, then what it does.
 
-    def __init__(self, engine: sa.Engine, worker: str) -> None:
+    Attributes:
+        news: What the last heartbeat told.
+    """
+
+    def __init__(self, engine: sa.Engine, worker: str, settings: Settings) -> None:
         self._engine = engine
         self._worker = worker
+        self._within = attended_seconds(settings)
         self._write: Callable[[sa.Connection], None] = self._beat
+        self.news = News()
 
     def _beat(self, connection: sa.Connection) -> None:
         beat(connection, worker=self._worker, n_images=0, seconds={}, progressed=False)
 
     def update(self) -> None:
-        """Write the heartbeat and the worker's counts."""
+        """Write the heartbeat and the worker's counts, and read the news."""
         with transaction(self._engine) as connection:
             self._write(connection)
+            self.news = read_news(connection, self._worker, within_seconds=self._within)
 
     def wait_for(self, reason: str) -> None:
         """Record why the worker cannot begin yet."""
@@ -64,18 +78,23 @@ class Row:
 
 
 @contextmanager
-def registered_worker(engine: sa.Engine, *, worker: str, queue: str, device: str) -> Iterator[Row]:
+def registered_worker(engine: sa.Engine, settings: Settings, *, worker: str, queue: str) -> Iterator[Row]:
     """Keep the worker's row up to date inside the context. At its end the row has the refusal that ended it, if any."""
 
     def enter() -> None:
         with transaction(engine) as connection:
             start_worker(
-                connection, worker=worker, host=socket.gethostname(), pid=os.getpid(), queue=queue, device=device
+                connection,
+                worker=worker,
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                queue=queue,
+                device=settings.device,
             )
 
     retry_startup(enter, what="ledger")
-    row = Row(engine, worker)
-    timer = Timer("worker_row", row.update, seconds=BEAT_SECONDS)
+    row = Row(engine, worker, settings)
+    timer = Timer("worker_row", row.update, seconds=beat_seconds(settings))
     timer.start()
     because = None
     try:

@@ -56,7 +56,7 @@ def serve(settings: Settings) -> int:
     with ExitStack() as stack:
         engine = retry_startup(lambda: stack.enter_context(ledger(settings, newer=True)), what="ledger")
         queue, name = score_queue(settings.model), new_name()
-        row = stack.enter_context(registered_worker(engine, worker=name, queue=queue, device=settings.device))
+        row = stack.enter_context(registered_worker(engine, settings, worker=name, queue=queue))
         model = retry_startup(lambda: load_model(settings), what="model", on_error=row.wait_for)
         retry_startup(lambda: register_shipped(engine, model.identity), what="ledger")
         scoring = stack.enter_context(
@@ -72,6 +72,6 @@ def serve(settings: Settings) -> int:
         )
         app = make_scoring_app(settings, scoring.pipeline)
         row.ready(device=model.device, write=heartbeat_of(scoring))
-        stack.enter_context(timers(scoring, app, settings))
+        stack.enter_context(timers(scoring, app, settings, news=lambda: row.news))
         code = consume(app, queue=queue, concurrency=settings.batches_in_flight, name=name, stop=stop)
     return EX_TEMPFAIL if broken else code

@@ -16,9 +16,9 @@ from celery import Celery
 from scanfleet.config.settings import Settings
 from scanfleet.config.webhook_address import sends_webhooks
 from scanfleet.db.engine import transaction
-from scanfleet.db.scans.workers import beat, stop_worker
+from scanfleet.db.scans.workers import News, beat, stop_worker
 from scanfleet.queue.app import clear_taken
-from scanfleet.reconcile import reconcile_once
+from scanfleet.reconcile import Reconciler
 from scanfleet.stats.stage_times import ADVICE, StageTimes
 from scanfleet.webhooks.delivery import deliver_due
 from scanfleet.worker.batch.timing import Totals
@@ -74,34 +74,28 @@ def heartbeat_of(scoring: Scoring) -> Callable[[sa.Connection], None]:
     return write
 
 
-def webhook_timers(engine: sa.Engine, settings: Settings) -> list[Timer]:
+def webhook_timers(engine: sa.Engine, settings: Settings, news: Callable[[], News]) -> list[Timer]:
     """Return a timer of its own: a receiver that answers slowly holds up nothing else."""
     if not sends_webhooks(settings):
         return []
-    return [Timer("webhooks", lambda: deliver_due(engine, settings), seconds=settings.reconcile_seconds)]
+
+    def deliver() -> None:
+        if news().webhooks:
+            deliver_due(engine, settings)
+
+    return [Timer("webhooks", deliver, seconds=settings.reconcile_seconds)]
 
 
 @contextmanager
-def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
-    """Run the timers of a scoring worker inside the context."""
-    all_timers = [
-        Timer("reconcile", lambda: reconcile_once(scoring.engine, app, settings), seconds=settings.reconcile_seconds)
-    ]
-    all_timers += webhook_timers(scoring.engine, settings)
-    watchdog = Watchdog(
-        has_work=work_in(scoring.engine, settings.model),
-        broker_responds=responds(app),
-        n_taken=lambda: scoring.pipeline.n_taken,
-        active=lambda: scoring.pipeline.n_active,
-        stalled=lambda: os._exit(EX_TEMPFAIL),  # its loop handles no signal either, and no batch is under way
-        patience_seconds=max(STALLED_SECONDS, 3 * settings.renotify_seconds),
-    )
-    all_timers.append(Timer("watchdog", watchdog.check, seconds=WATCH_SECONDS))
+def timers(scoring: Scoring, app: Celery, settings: Settings, *, news: Callable[[], News]) -> Iterator[None]:
+    """Run the timers of a scoring worker inside the context. news: of its last heartbeat."""
     stages = StageLog(scoring.pipeline.totals)
-    all_timers.append(Timer("stage_times", stages.check, seconds=STAGES_SECONDS))
+    all_timers = [
+        Timer("stage_times", stages.check, seconds=STAGES_SECONDS),
+        *timers_on_ledger(scoring, app, settings, news),
+    ]
     hangs = watch_for_hangs(scoring, settings)
     all_timers.append(Timer("hangs", hangs.check, seconds=hangs.limits.check_seconds))
-    all_timers.append(Timer("champions", scoring.scorers.check, seconds=settings.reconcile_seconds))
     if settings.broker.startswith("filesystem"):
         all_timers.append(Timer("clear_taken", lambda: clear_taken(settings), seconds=CLEAR_SECONDS))
     for timer in all_timers:
@@ -112,6 +106,35 @@ def timers(scoring: Scoring, app: Celery, settings: Settings) -> Iterator[None]:
         for timer in all_timers:
             timer.stop()
         stages.end()
+
+
+def timers_on_ledger(scoring: Scoring, app: Celery, settings: Settings, news: Callable[[], News]) -> list[Timer]:
+    """Return the timers that ask the database. Where the news tell that there is nothing to do, they do not ask."""
+    pipeline, every = scoring.pipeline, settings.reconcile_seconds
+
+    def busy() -> bool:
+        return pipeline.n_active > 0
+
+    reconciler = Reconciler(scoring.engine, app, settings, worker=scoring.name, news=news, busy=busy)
+    has_work = work_in(scoring.engine, settings.model)
+    watchdog = Watchdog(
+        has_work=lambda: news().ready and has_work(),
+        broker_responds=responds(app),
+        n_taken=lambda: pipeline.n_taken,
+        active=lambda: pipeline.n_active,
+        stalled=lambda: os._exit(EX_TEMPFAIL),  # its loop handles no signal either, and no batch is under way
+        patience_seconds=max(STALLED_SECONDS, 3 * settings.renotify_seconds),
+    )
+
+    def follow_champions() -> None:
+        scoring.scorers.check(newest=None if busy() else news().promotion)
+
+    return [
+        Timer("reconcile", reconciler.check, seconds=every),
+        Timer("watchdog", watchdog.check, seconds=WATCH_SECONDS),
+        Timer("champions", follow_champions, seconds=every),
+        *webhook_timers(scoring.engine, settings, news),
+    ]
 
 
 def watch_for_hangs(scoring: Scoring, settings: Settings) -> HangWatch:

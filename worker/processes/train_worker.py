@@ -12,7 +12,7 @@ from celery import Celery
 from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.model_names import FAKE_MODELS
 from scanfleet.config.settings import Settings
-from scanfleet.db.scans.workers import beat
+from scanfleet.db.scans.workers import News, beat
 from scanfleet.db.schema import ledger
 from scanfleet.errors import BadSettings, DeviceUnavailable, UnknownModel
 from scanfleet.messages import TRAIN_QUEUE
@@ -20,7 +20,7 @@ from scanfleet.models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
 from scanfleet.models.inputs.sources import locate
 from scanfleet.models.types import ModelIdentity
 from scanfleet.queue.app import clear_taken
-from scanfleet.reconcile import reconcile_once
+from scanfleet.reconcile import Reconciler
 from scanfleet.worker.consumer.app import make_training_app
 from scanfleet.worker.consumer.run import consume
 from scanfleet.worker.processes.registration import new_name, registered_worker
@@ -45,14 +45,14 @@ def serve_training(settings: Settings) -> int:
     with ExitStack() as stack:
         engine = retry_startup(lambda: stack.enter_context(ledger(settings, newer=True)), what="ledger")
         name = new_name()
-        row = stack.enter_context(registered_worker(engine, worker=name, queue=TRAIN_QUEUE, device=settings.device))
+        row = stack.enter_context(registered_worker(engine, settings, worker=name, queue=TRAIN_QUEUE))
         identity = retry_startup(lambda: find_base(settings), what="model", on_error=row.wait_for)
         # The gate needs the shipped adapters, even if no worker has scored yet.
         retry_startup(lambda: register_shipped(engine, identity), what="ledger")
         trainer = Trainer(engine, settings, name=name, stop=stop)
         app = make_training_app(settings, trainer)
         row.ready(device=settings.device, write=_heartbeat_of(trainer))
-        stack.enter_context(_timers(engine, app, settings, trainer))
+        stack.enter_context(_timers(engine, app, settings, trainer, news=lambda: row.news))
         return consume(app, queue=TRAIN_QUEUE, concurrency=1, name=name, stop=stop)
 
 
@@ -83,10 +83,13 @@ def _heartbeat_of(trainer: Trainer) -> Callable[[sa.Connection], None]:
 
 
 @contextmanager
-def _timers(engine: sa.Engine, app: Celery, settings: Settings, trainer: Trainer) -> Iterator[None]:
-    """Run the timers of a training worker inside the context."""
+def _timers(
+    engine: sa.Engine, app: Celery, settings: Settings, trainer: Trainer, *, news: Callable[[], News]
+) -> Iterator[None]:
+    """Run the timers of a training worker inside the context. news: of its last heartbeat."""
+    reconciler = Reconciler(engine, app, settings, worker=trainer.name, news=news, busy=lambda: trainer.n_active > 0)
     watchdog = Watchdog(
-        has_work=trainer.has_work,
+        has_work=lambda: news().open and trainer.has_work(),
         broker_responds=responds(app),
         n_taken=lambda: trainer.n_taken,
         active=lambda: trainer.n_active,
@@ -95,11 +98,11 @@ def _timers(engine: sa.Engine, app: Celery, settings: Settings, trainer: Trainer
         patience_seconds=max(STALLED_SECONDS, 10 * settings.renotify_seconds),
     )
     all_timers = [
-        Timer("reconcile", lambda: reconcile_once(engine, app, settings), seconds=settings.reconcile_seconds),
+        Timer("reconcile", reconciler.check, seconds=settings.reconcile_seconds),
         Timer("triggers", lambda: check_triggers(engine, settings), seconds=settings.train_check_seconds),
         Timer("watchdog", watchdog.check, seconds=WATCH_SECONDS),
         Timer("sweep", trainer.sweep, seconds=SWEEP_SECONDS),
-        *webhook_timers(engine, settings),
+        *webhook_timers(engine, settings, news),
     ]
     if settings.broker.startswith("filesystem"):
         all_timers.append(Timer("clear_taken", lambda: clear_taken(settings), seconds=CLEAR_SECONDS))

@@ -24,9 +24,9 @@ class Timer:
     """
 
     def __init__(self, name: str, call: Callable[[], object], *, seconds: float) -> None:
+        self.call = call
+        self.seconds = seconds
         self._name = name
-        self._call = call
-        self._seconds = seconds
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
 
@@ -40,13 +40,13 @@ class Timer:
 
     def _loop(self) -> None:
         while not self._stopped.is_set():
-            seconds = self._seconds if self._once() else min(self._seconds, AGAIN_SECONDS)
+            seconds = self.seconds if self._once() else min(self.seconds, AGAIN_SECONDS)
             self._stopped.wait(seconds * random.uniform(1 - JITTER, 1 + JITTER))  # noqa: S311
 
     def _once(self) -> bool:
         """Return True unless a transient error occurred."""
         try:
-            self._call()
+            self.call()
         except Retryable as error:
             log.warning("timer_retry", timer=self._name, error=str(error))
             return False

@@ -77,6 +77,7 @@ class ScorerCache:
         self._failures: dict[str, _LoadFailure] = {}  # by key
         self._checking = False
         self._checked_at = -UNWATCHED_SECONDS
+        self._followed: int | None = None  # the newest promotion at the last look
 
     def resolve(self, check_id: int, *, begun_at: datetime | None = None) -> Resolved:
         """Return the scorer of a check with its current champion, or with the previous one while that is made ready.
@@ -105,8 +106,11 @@ class ScorerCache:
             self._known = {key: held for key, held in self._known.items() if held is not resolved}
             self._serving = {key: held for key, held in self._serving.items() if held.resolved is not resolved}
 
-    def check(self) -> None:
+    def check(self, *, newest: int | None = None) -> None:
         """Make changed champions ready, and release unused adapters. Called by a timer, in one thread.
+
+        newest: the newest promotion in the database. If it is the one of the last call and everything is ready, the
+        database is not asked. None: it is not known, so it is.
 
         Raises DatabaseUnavailable.
         """
@@ -114,8 +118,10 @@ class ScorerCache:
         try:
             with self._lock:
                 served = dict(self._serving)
-            if served:
+                prepared = all(key in self._known for key in self._ready.values())
+            if served and (newest is None or newest != self._followed or not prepared):
                 self._follow(served)
+                self._followed = newest
             self._forget_unused()
             self._memory.release_unused()
         finally:

@@ -48,6 +48,7 @@ def _ask(driver: BoundedConnection, query: str, *, seconds: float, limit: int) -
     driver.answer_seconds = seconds + GRACE_SECONDS
     bounds = {"statement_timeout": seconds, "lock_timeout": SHORT.lock_seconds}
     settings = "; ".join(f"SET LOCAL {name} = {max(int(value * 1000), 1)}" for name, value in bounds.items())
+    driver.rollback()  # the pool has begun a transaction that may write
     driver.execute(sql.SQL(f"BEGIN READ ONLY; {settings}"))
     _become_reader(driver)
     with driver.cursor(name="question") as cursor:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from functools import partial
+from typing import Any
 
 import sqlalchemy as sa
 
 from scanfleet.db import leases
-from scanfleet.db.clock import backoff_over
+from scanfleet.db.clock import Moment, backoff_over
 from scanfleet.db.engine import now
 from scanfleet.db.scans.source_breaker import on_hold
 from scanfleet.db.tables import Batch, Scan
@@ -31,25 +32,56 @@ def due_for_notification(
     at = now(connection)
     recently = leases.recently_notified(Batch, renotify_seconds, at)
     n_free = max(max_outstanding - _outstanding(connection, recently), 0)
-    ready = (leases.claimable(Batch, at), Scan.state == "running", backoff_over(Scan.not_before, at))
-    unnotified = sa.or_(Batch.notified_at.is_(None), ~recently)
-    query = (
-        sa.select(Batch.id, Scan.model)
-        .join(Scan, Scan.id == Batch.scan_id)
-        .where(*ready, unnotified, ~on_hold())
-        .order_by(Batch.id)
-        .limit(n_free)
-        .with_for_update(skip_locked=True, key_share=True, of=Batch)
-    )
-    found = [(row.id, score_queue(row.model)) for row in connection.execute(query)]
-    found += _probes(connection, (*ready, on_hold()), recently)
+    # Two queries, since each has an index: of a long archive most batches are ready, and few are due.
+    new = _first(connection, at, n_free, Batch.notified_at.is_(None))
+    again = _first(connection, at, n_free, Batch.notified_at.is_not(None), ~recently)
+    found = sorted(new + again)[:n_free]
+    found += _probes(connection, (*_ready(at), on_hold()), recently)
     mark_notified(connection, [batch_id for batch_id, _ in found], at=at)
     return found
 
 
+def _first(connection: sa.Connection, at: Moment, n: int, *which: sa.ColumnElement[bool]) -> list[tuple[int, str]]:
+    """Lock the free ones of these batches that are ready, with the lowest ids. Returns (batch id, queue)."""
+    if not n:
+        return []
+    open_ = _of_scan(sa.and_(Scan.state == "running", backoff_over(Scan.not_before, at), ~on_hold()))
+    query = sa.select(Batch.id, _of_scan(Scan.model).label("model"))
+    query = query.where(_is_ready(), leases.claimable(Batch, at), open_, *which)
+    query = query.order_by(Batch.id).limit(n).with_for_update(skip_locked=True, key_share=True, of=Batch)
+    return [(row.id, score_queue(row.model)) for row in connection.execute(query)]
+
+
+def _of_scan(what: Any) -> sa.ScalarSelect[Any]:
+    """A value of a batch's scan. Not as a join: PostgreSQL takes all scans for equally long, and would read the
+    ready batches of the running ones instead of the few that are due."""
+    return sa.select(what).where(Scan.id == Batch.scan_id).scalar_subquery()
+
+
+def any_due(at: Moment, *, renotify_seconds: float) -> sa.ColumnElement[bool]:
+    """Whether `due_for_notification` may find a batch. Of a scan on hold it may be one that has been notified."""
+    unnotified = _unnotified(leases.recently_notified(Batch, renotify_seconds, at))
+    found = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id).where(*_ready(at), sa.or_(unnotified, on_hold()))
+    return found.exists()
+
+
+def _ready(at: Moment) -> tuple[sa.ColumnElement[bool], ...]:
+    return leases.claimable(Batch, at), Scan.state == "running", backoff_over(Scan.not_before, at)
+
+
+def _is_ready() -> sa.ColumnElement[bool]:
+    """Written into the statement, so that SQLite, too, sees that the partial indexes of ready batches hold them all."""
+    return Batch.state == sa.literal("ready", literal_execute=True)
+
+
+def _unnotified(recently: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    return sa.or_(Batch.notified_at.is_(None), ~recently)
+
+
 def _outstanding(connection: sa.Connection, recently: sa.ColumnElement[bool]) -> int:
-    under_way = sa.select(sa.func.count()).select_from(Batch).join(Scan, Scan.id == Batch.scan_id)
-    under_way = under_way.where(Batch.state == "ready", Scan.state == "running", ~on_hold(), recently)
+    open_ = _of_scan(sa.and_(Scan.state == "running", ~on_hold()))
+    under_way = sa.select(sa.func.count()).select_from(Batch)
+    under_way = under_way.where(_is_ready(), Batch.notified_at.is_not(None), recently, open_)
     return connection.execute(under_way).scalar_one()
 
 

@@ -283,9 +283,18 @@ def finish_all_complete(connection: sa.Connection) -> int:
     return _finish(connection, sa.true())
 
 
-def _finish(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
+def any_complete() -> sa.ColumnElement[bool]:
+    """Whether `finish_all_complete` may find a scan."""
+    return sa.exists().where(*_complete())
+
+
+def _complete() -> tuple[sa.ColumnElement[bool], ...]:
     open_batches = sa.exists().where(Batch.scan_id == Scan.id, Batch.state.in_(("ready", "leased")))
-    complete = (which, Scan.state == "running", Scan.n_listed.is_not(None), ~open_batches)
+    return Scan.state == "running", Scan.n_listed.is_not(None), ~open_batches
+
+
+def _finish(connection: sa.Connection, which: sa.ColumnElement[bool]) -> int:
+    complete = (which, *_complete())
     # Two statements: a transaction that reopens batches holds the scan's row, and only a statement that begins after
     # its commit sees them.
     query = sa.select(Scan.id).where(*complete).order_by(Scan.id)

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
+from scanfleet.db.clock import Moment
 from scanfleet.db.engine import now
 from scanfleet.db.tables import Scan, Webhook
 from scanfleet.redaction import redact, storable
@@ -54,14 +55,23 @@ def ask(connection: sa.Connection, scan_id: str, url: str) -> None:
     connection.execute(dialect.insert(Webhook).values(row).on_conflict_do_nothing())
 
 
+def any_due(at: Moment) -> sa.ColumnElement[bool]:
+    """Whether `take_due` may find one."""
+    return _due(at).exists()
+
+
+def _due(at: Moment) -> sa.Select[tuple[int]]:
+    ready = (Webhook.state == "waiting", sa.or_(Webhook.not_before.is_(None), Webhook.not_before <= at))
+    return sa.select(Webhook.id).join(Scan, Scan.id == Webhook.scan_id).where(*ready, Scan.state.in_(ENDED))
+
+
 def take_due(connection: sa.Connection, *, scan_id: str | None = None) -> Due | None:
     """Take the next webhook whose scan has ended, for this process alone for a while; None: there is none.
 
     scan_id: of this scan alone.
     """
     at = now(connection)
-    ready = (Webhook.state == "waiting", sa.or_(Webhook.not_before.is_(None), Webhook.not_before <= at))
-    pick = sa.select(Webhook.id).join(Scan, Scan.id == Webhook.scan_id).where(*ready, Scan.state.in_(ENDED))
+    pick = _due(at)
     if scan_id is not None:
         pick = pick.where(Webhook.scan_id == scan_id)
     one = pick.order_by(Webhook.id).limit(1).with_for_update(skip_locked=True, key_share=True, of=Webhook)

@@ -8,9 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy import orm
 
-from scanfleet.db.engine import now
-from scanfleet.db.tables import Worker
+from scanfleet.db.clock import Moment, happened_since
+from scanfleet.db.engine import moment, now
+from scanfleet.db.scans import webhooks
+from scanfleet.db.tables import Batch, Promotion, Scan, Training, Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +30,17 @@ class WorkerInfo:
     waiting_for: str | None  # the error, while it cannot start
 
 
+@dataclass(frozen=True, kw_only=True)
+class News:
+    """What a worker learns with its heartbeat. The defaults make it look for itself."""
+
+    open: bool = True  # something has not ended
+    ready: bool = True  # of it, a batch that no worker has
+    attended: bool = False  # another worker reconciles
+    webhooks: bool = True  # one is due
+    promotion: int | None = None  # the id of the newest, 0 where there is none; None: it is not known
+
+
 def start_worker(connection: sa.Connection, *, worker: str, host: str, pid: int, queue: str, device: str) -> None:
     at = now(connection)
     row = {"id": worker, "host": host, "pid": pid, "queue": queue, "device": device}
@@ -40,11 +54,49 @@ def beat(
 
     progressed: whether the worker made progress since the last heartbeat.
     """
-    at = now(connection)
+    at = moment(connection)
     values: dict[str, Any] = {"beat_at": at, "n_images": n_images, "seconds": dict(seconds)}
     if progressed:
         values["progress_at"] = at
     connection.execute(sa.update(Worker).where(Worker.id == worker).values(values))
+
+
+def read_news(connection: sa.Connection, worker: str, *, within_seconds: float) -> News:
+    """Return what the timers of a worker would ask the database for one by one. within_seconds: see `attended`."""
+    at = moment(connection)
+    news = sa.select(
+        anything_open().label("open"),
+        _any_ready().label("ready"),
+        attended(at, worker=worker, within_seconds=within_seconds).label("attended"),
+        webhooks.any_due(at).label("webhooks"),
+        sa.select(sa.func.coalesce(sa.func.max(Promotion.id), 0)).scalar_subquery().label("promotion"),
+    )
+    return News(**connection.execute(news).one()._mapping)
+
+
+def anything_open() -> sa.ColumnElement[bool]:
+    """Whether there is a scan or a training that has not ended: else no notification or lease can be lost."""
+    scan = sa.exists().where(Scan.state.in_(("running", "paused")))
+    return sa.or_(scan, sa.exists().where(Training.state.in_(("ready", "leased"))))
+
+
+def _any_ready() -> sa.ColumnElement[bool]:
+    ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id)
+    return ready.where(Batch.state == "ready", Scan.state == "running").exists()
+
+
+def attended(at: Moment, *, worker: str | None, within_seconds: float) -> sa.ColumnElement[bool]:
+    """Whether another living worker has reconciled within these seconds, and this one not since."""
+    other, this = orm.aliased(Worker), orm.aliased(Worker)
+    recent = happened_since(other.reconciled_at, at - timedelta(seconds=within_seconds), at)
+    since = sa.exists().where(this.id == worker, this.reconciled_at >= other.reconciled_at)
+    return sa.exists().where(recent, other.stopped_at.is_(None), other.id != (worker or ""), ~since)
+
+
+def mark_reconciled(connection: sa.Connection, worker: str) -> None:
+    """Record that the worker has reconciled, so that others leave it to this one."""
+    at = moment(connection)
+    connection.execute(sa.update(Worker).where(Worker.id == worker).values(reconciled_at=at))
 
 
 def set_waiting(connection: sa.Connection, worker: str, waiting_for: str) -> None:

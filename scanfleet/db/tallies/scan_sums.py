@@ -50,11 +50,19 @@ def summed_tally(connection: sa.Connection, scan_id: str) -> Tally | None:
 
 def keep_next(connection: sa.Connection) -> str | None:
     """Keep the sums of the next large scan that is done. Returns it; None: there is none left."""
-    due = sa.select(Scan.id).where(Scan.state == "done", Scan.n_listed >= KEPT_FROM, Scan.sums.is_(None)).limit(1)
-    scan_id = connection.execute(due).scalar_one_or_none()
+    scan_id = connection.execute(_due().limit(1)).scalar_one_or_none()
     if scan_id is not None:
         keep_sums(connection, scan_id)
     return scan_id
+
+
+def any_due() -> sa.ColumnElement[bool]:
+    """Whether `keep_next` finds one."""
+    return _due().exists()
+
+
+def _due() -> sa.Select[tuple[str]]:
+    return sa.select(Scan.id).where(Scan.state == "done", Scan.n_listed >= KEPT_FROM, Scan.sums.is_(None))
 
 
 def keep_sums(connection: sa.Connection, scan_id: str) -> None:

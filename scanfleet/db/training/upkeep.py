@@ -8,7 +8,7 @@ from functools import partial
 import sqlalchemy as sa
 
 from scanfleet.db import leases
-from scanfleet.db.clock import happened_since
+from scanfleet.db.clock import Moment, happened_since
 from scanfleet.db.engine import now
 from scanfleet.db.tables import Training, Worker
 from scanfleet.db.training.trainings import COLUMNS, TrainingInfo, lost
@@ -34,14 +34,23 @@ def due_for_notification(connection: sa.Connection, *, renotify_seconds: float) 
     pile up.
     """
     at = now(connection)
+    query = sa.select(Training.id).where(_due(at, renotify_seconds))
+    query = query.order_by(Training.id).with_for_update(skip_locked=True, key_share=True)
+    found = list(connection.execute(query).scalars())
+    mark_notified(connection, found, at=at)
+    return found
+
+
+def any_due(at: Moment, *, renotify_seconds: float) -> sa.ColumnElement[bool]:
+    """Whether `due_for_notification` may find a training."""
+    return sa.exists().where(_due(at, renotify_seconds))
+
+
+def _due(at: Moment, renotify_seconds: float) -> sa.ColumnElement[bool]:
     alive = sa.exists().where(
         Worker.queue == TRAIN_QUEUE,
         Worker.stopped_at.is_(None),
         happened_since(Worker.beat_at, at - timedelta(seconds=ALIVE_SECONDS), at),
     )
     stale = sa.and_(~leases.recently_notified(Training, renotify_seconds, at), alive)
-    query = sa.select(Training.id).where(leases.claimable(Training, at), sa.or_(Training.notified_at.is_(None), stale))
-    query = query.order_by(Training.id).with_for_update(skip_locked=True, key_share=True)
-    found = list(connection.execute(query).scalars())
-    mark_notified(connection, found, at=at)
-    return found
+    return sa.and_(leases.claimable(Training, at), sa.or_(Training.notified_at.is_(None), stale))

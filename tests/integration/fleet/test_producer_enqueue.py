@@ -326,6 +326,20 @@ def test_notifications_stay_below_their_limit(engine: sa.Engine, app: Celery, se
     assert notifications(settings) == 5
 
 
+def test_a_queue_that_nobody_empties_does_not_grow(engine: sa.Engine, app: Celery, settings: Settings) -> None:
+    """One slow worker: its notifications are older than renotify_seconds, and none is lost."""
+    capped = settings.model_copy(update={"max_outstanding_notifications": 5})
+    run(engine, app, capped, Archive(40))
+    capped = capped.model_copy(update={"renotify_seconds": 0.001})
+    for _ in range(3):
+        reconcile_once(engine, app, capped)
+    assert notifications(settings) == 5
+    for message in (broker_folder(settings) / "messages").glob("*.msg"):
+        message.unlink()  # lost
+    assert reconcile_once(engine, app, capped).notified == 5
+    assert notifications(settings) == 5
+
+
 def test_a_broker_that_is_away_costs_no_image(engine: sa.Engine, settings: Settings) -> None:
     away = settings.model_copy(update={"broker_url": load_settings(broker_url="redis://127.0.0.1:1/0").broker_url})
     with make_app(away, (QUEUE,)) as app:

@@ -189,7 +189,7 @@ def test_a_transaction_that_cannot_be_serialised_is_tried_again(engine: sa.Engin
 
     def collide() -> None:
         with transaction(engine) as first:
-            first.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE")
+            first.exec_driver_sql("ROLLBACK; BEGIN ISOLATION LEVEL SERIALIZABLE")
             first.execute(sa.select(CheckRow.id)).all()
             with transaction(engine) as second:
                 second.execute(sa.update(CheckRow).values(name="second"))

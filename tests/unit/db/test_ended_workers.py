@@ -16,6 +16,7 @@ from scanfleet.producer.scans.session import why_no_worker
 from scanfleet.worker.processes.registration import registered_worker
 
 QUEUE = "score.x"
+SETTINGS = load_settings()
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def engine(tmp_path: Path) -> Iterator[sa.Engine]:
 
 
 def refused(engine: sa.Engine, worker: str, *, why: str = "no such model", queue: str = QUEUE) -> None:
-    with pytest.raises(BadSettings), registered_worker(engine, worker=worker, queue=queue, device="cpu"):
+    with pytest.raises(BadSettings), registered_worker(engine, SETTINGS, worker=worker, queue=queue):
         raise UnknownModel(why)
 
 
@@ -41,7 +42,7 @@ def why(engine: sa.Engine, *, ended: bool = True) -> str | None:
 
 def test_a_refusal_is_kept_without_secrets_and_an_orderly_end_is_none(engine: sa.Engine) -> None:
     refused(engine, "a", why="no such model: postgresql://me:secret@db/x\0")
-    with registered_worker(engine, worker="b", queue="score.y", device="cpu"):
+    with registered_worker(engine, SETTINGS, worker="b", queue="score.y"):
         pass
     with reading(engine) as connection:
         rows = {row.id: row.ended_because for row in connection.execute(sa.select(Worker.id, Worker.ended_because))}
@@ -73,7 +74,7 @@ def test_a_live_worker_takes_its_place_and_says_what_it_waits_for(engine: sa.Eng
 
 def test_one_that_was_replaced_by_an_orderly_one_is_forgotten(engine: sa.Engine) -> None:
     refused(engine, "a")
-    with registered_worker(engine, worker="b", queue=QUEUE, device="cpu"):
+    with registered_worker(engine, SETTINGS, worker="b", queue=QUEUE):
         pass
     assert (ended(engine), why(engine)) == ({}, None)
 
