@@ -59,6 +59,8 @@ def upgrade() -> None:
     kind = sa.JSON(none_as_null=True).with_variant(JSONB(none_as_null=True), "postgresql")
     op.add_column("batches", sa.Column("tally", kind, nullable=True))
     op.add_column("scans", sa.Column("sums", kind, nullable=True))
+    due = sa.text("state = 'done' AND sums IS NULL")
+    op.create_index("ix_scans_n_listed", "scans", ["n_listed"], postgresql_where=due, sqlite_where=due)
     if on_postgresql:
         _tally_on_postgresql()
         op.create_index("ix_batches_scan_id_id", "batches", ["scan_id", "id"], postgresql_include=COUNTS)
@@ -100,6 +102,7 @@ def downgrade() -> None:
     else:
         op.drop_index("ix_verdicts_scan_id", "verdicts")
     op.create_index("ix_verdicts_scan_id_decision_id", "verdicts", ["scan_id", "decision", "id"])
+    op.drop_index("ix_scans_n_listed", "scans")
     op.drop_column("scans", "sums")
     op.drop_column("batches", "tally")
 

@@ -141,7 +141,8 @@ def _touching(
 
 
 def _held(table: type[Leased], same: Iterable[sa.ColumnElement[bool]]) -> list[sa.ColumnElement[bool]]:
-    lease = (table.lease_token == sa.bindparam("token"), table.lease_owner == sa.bindparam("owner"))
+    owner = table.lease_owner.is_not_distinct_from(sa.bindparam("owner", type_=sa.Text()))
+    lease = (table.lease_token == sa.bindparam("token"), owner)
     return [table.id == sa.bindparam("row"), table.state == "leased", *lease, *same]
 
 

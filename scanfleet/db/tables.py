@@ -64,7 +64,12 @@ class CheckRow(Base):
 
 class Scan(Base):
     __tablename__ = "scans"
-    __table_args__ = (one_of("state", SCAN_STATES), sa.Index(None, "pass_id"), sa.Index(None, "state"))
+    __table_args__ = (
+        one_of("state", SCAN_STATES),
+        sa.Index(None, "pass_id"),
+        sa.Index(None, "state"),
+        sa.Index(None, "n_listed", **_where("state = 'done' AND sums IS NULL")),  # those whose sums are to be kept
+    )
 
     id: Mapped[str] = mapped_column(primary_key=True)
     identity: Mapped[str] = mapped_column(unique=True)  # check, model, sources and filters: the same scan twice is one
