@@ -136,7 +136,7 @@ def _copy(held: Archive, scan: str) -> str:
         answers.NewVerdict.reuse(known[sha], image_id=image.id, identity=image.identity)
         for image, sha in zip(claim.images, hashes, strict=True)
     ]
-    assert {each.content_sha256 for each in given} <= {row.content_sha256 for row in originals.values()}
+    assert {each.content_sha256 for each in given} <= {row.sha256 for row in originals.values()}
     with transaction(held.engine) as connection:
         verdicts.write(connection, claim, verdicts.Outcome(scorer_id=scorer, verdicts=given, failures={}))
     return copies

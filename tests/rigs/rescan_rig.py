@@ -147,6 +147,7 @@ class Archive:
         """By uri: the image's row and the current verdict."""
         query = (
             sa.select(Image.__table__, Verdict.margin, Verdict.decision, Verdict.label, Verdict.scorer_id)
+            .add_columns(Verdict.content_sha256.label("sha256"))
             .outerjoin(Verdict, Verdict.id == Image.verdict_id)
             .where(Image.scan_id == scan_id)
             .order_by(Image.id)

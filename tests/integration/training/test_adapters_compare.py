@@ -14,7 +14,7 @@ from scanfleet.config.settings import load_settings
 from scanfleet.db.base import Base
 from scanfleet.db.engine import connect, reading, transaction
 from scanfleet.db.schema import ledger
-from scanfleet.db.tables import Adapter, Champion, Image, LabelledImage
+from scanfleet.db.tables import Adapter, Champion, Image, LabelledImage, Verdict
 from scanfleet.errors import BadLabels, BadSettings, UnknownName
 from scanfleet.models.inputs.sources import locate
 from scanfleet.models.promotion import GateReport
@@ -123,8 +123,9 @@ def test_styles_come_from_the_manifest_of_a_scan_of_the_check(database_url: str)
     elsewhere = other.verdicts("t", other.scorer(), [1.0], folder="/other")
     with transaction(engine) as connection:
         connection.execute(sa.update(Image).values(meta={"style": "neon"}))
-        connection.execute(sa.update(Image).where(Image.content_sha256 == keys[1]).values(meta={"truth": "x"}))
-        connection.execute(sa.update(Image).where(Image.content_sha256 == keys[2]).values(meta=sa.null()))
+        for key, meta in ((keys[1], {"truth": "x"}), (keys[2], sa.null())):
+            answered = sa.select(Verdict.image_id).where(Verdict.content_sha256 == key)
+            connection.execute(sa.update(Image).where(Image.id.in_(answered)).values(meta=meta))
     with reading(engine) as connection:
         assert styles(connection, "overlay", [*keys, *elsewhere]) == {keys[0]: "neon", keys[3]: "neon"}
     engine.dispose()
