@@ -31,7 +31,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
     ),
     "verdicts": (
-        ("scanfleet/db/results/verdicts.py", "scanfleet/db/results/answers.py"),
+        ("scanfleet/db/results/verdicts.py", "scanfleet/db/results/verdict_rows.py", "scanfleet/db/results/answers.py"),
         (
             f"{LEDGER}/test_ledger.py",
             "tests/integration/fleet/test_producer_results.py",
@@ -46,7 +46,11 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "reconcile": (
         ("scanfleet/reconcile.py",),
-        ("tests/integration/training/test_trainings.py", "tests/integration/fleet/test_producer_enqueue.py"),
+        (
+            f"{LEDGER}/test_one_reconciler.py",
+            "tests/integration/training/test_trainings.py",
+            "tests/integration/fleet/test_producer_enqueue.py",
+        ),
     ),
     "enqueue": (
         ("producer/scans/enqueue.py",),

@@ -15,7 +15,7 @@ from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.db.training.champions import champion, promote
 from scanfleet.db.training.trainings import TrainingInfo
 from scanfleet.worker.training import triggers
-from tests.integration.ledger.test_roles import Urls, engine, urls
+from tests.integration.contract.test_roles import Urls, engine, urls
 
 __all__ = ["urls"]  # the fixture
 

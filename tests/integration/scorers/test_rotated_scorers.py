@@ -10,7 +10,7 @@ from scanfleet.db.engine import reading
 from scanfleet.db.results.calibrations import hash_for
 from scanfleet.db.results.results import known_identities
 from scanfleet.db.results.scorers import IMAGE_FIRST, ROTATED
-from tests.integration.ledger.test_drift import rig_at
+from tests.integration.scorers.test_drift import rig_at
 from tests.rigs.ledger_rig import scorer_spec
 from tests.rigs.verdict_rig import VerdictRig
 
