@@ -29,7 +29,7 @@ SETTLE_SECONDS = 15.0  # after a change, until timers have taken note
 IDLE_SECONDS = 60.0
 N_WORKERS = 32
 SECONDS_PER_IMAGE = 0.5  # of the scorer
-BATCH_IMAGES = 16
+BATCH_IMAGES = 4  # so short that a worker ends about 30 in SCORING_SECONDS
 WARM_BATCHES = 3  # of each worker, until its decoders have started
 SCORING_SECONDS = 60.0
 N_IMAGES = 20_000  # enough for the start of 32 workers and for both measurements
@@ -39,6 +39,7 @@ BUSY = {
     "SCANFLEET_FAKE_SECONDS": str(SECONDS_PER_IMAGE),
     "SCANFLEET_TOKEN_BUDGET": str(TOKENS),  # one image a forward
     "SCANFLEET_FETCH_THREADS": "1",  # and one decoder process
+    "SCANFLEET_BATCHES_IN_FLIGHT": "2",
     # Of what waits longer than renotify_seconds, every batch is notified again, which one slow worker would pay for.
     "SCANFLEET_MAX_OUTSTANDING_NOTIFICATIONS": "200",
 }
@@ -115,7 +116,8 @@ def _busy(folder: Path) -> tuple[dict[int, float], dict[str, float], int]:
                 begun = now(connection)
             with cpu_used(here.pids) as used:
                 connections = here.most_connections(SCORING_SECONDS)
-            rates[n] = rate(here.engine, begun)
+            with reading(here.engine) as connection:
+                rates[n] = rate(connection, begun)
             print(
                 f"{n} workers: {rates[n]:.2f} images/s; {_words(used, rates[n] * SCORING_SECONDS)}",
                 file=sys.stderr,
@@ -143,13 +145,12 @@ def _are_warm(engine: sa.Engine, n: int) -> bool:
         return len(connection.execute(warm.having(sa.func.count() >= WARM_BATCHES)).all()) >= n
 
 
-def rate(engine: sa.Engine, begun: datetime) -> float:
-    """Return the images/s of all workers since then: of each, from the end of its first batch to that of its last."""
-    ends = sa.func.min(Batch.finished_at).label("first"), sa.func.max(Batch.finished_at).label("last")
-    later = sa.select(sa.func.sum(Batch.n_images), sa.func.count().label("n"), *ends).where(Batch.finished_at >= begun)
-    with reading(engine) as connection:
-        rows = connection.execute(later.group_by(Batch.worker)).all()
-    return sum(float(row[0]) * (1 - 1 / row.n) / (row.last - row.first).total_seconds() for row in rows if row.n > 1)
+def rate(connection: sa.Connection, begun: datetime) -> float:
+    """Return the images/s of all workers from then on until now, by the batches that ended meanwhile."""
+    until = now(connection)
+    ended = sa.select(sa.func.coalesce(sa.func.sum(Batch.n_images), 0))
+    ended = ended.where(Batch.finished_at > begun, Batch.finished_at <= until)
+    return float(connection.execute(ended).scalar_one()) / (until - begun).total_seconds()
 
 
 def draw(folder: Path, n: int) -> None:
