@@ -53,7 +53,7 @@ WORKER = {
 }
 # Keepers delete what was kept long enough, or must be forgotten. They add nothing but the names that stay forgotten.
 KEEPER = {
-    "scans": "UPDATE (state, finished_at), DELETE",
+    "scans": "UPDATE (state, finished_at, sums), DELETE",
     "batches": "UPDATE, DELETE",
     "images": "UPDATE (verdict_id, replaced), DELETE",
     "failures": "DELETE",

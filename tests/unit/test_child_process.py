@@ -47,6 +47,7 @@ def test_every_setting_reaches_a_child_whatever_its_type(tmp_path: Path, monkeyp
         "token_budget": 512,
         "train_on_drift": False,
         "stretch_samples": False,
+        "s3_client": "boto3",
         "s3_requester_pays": True,
         "https_hosts": "h, *.i:8443",
         "https_private_hosts": "j",

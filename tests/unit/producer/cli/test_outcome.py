@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, transaction
-from scanfleet.db.tables import Verdict
+from scanfleet.db.tables import Batch, Verdict
 from tests.helpers.cli_call import scanfleet
 from tests.rigs.ledger_rig import ledger_with_scan
 
@@ -52,6 +52,7 @@ def test_a_decision_that_the_label_contradicts_is_explained(
 ) -> None:
     scan_id = ledger_with_scan(tmp_path)
     change(tmp_path, sa.update(Verdict).values(label=label, decision=decision))
+    change(tmp_path, sa.update(Batch).values(tally=None))
     assert ("weighs all flagging labels together" in scans(tmp_path, "show", scan_id).stdout) == explained
 
 

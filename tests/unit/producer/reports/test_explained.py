@@ -14,7 +14,7 @@ from scanfleet.checks.explanation import Explanation
 from scanfleet.db.engine import transaction
 from scanfleet.db.results.results import Result, ResultFilter, iter_results
 from scanfleet.db.scans.new_images import NewImage
-from scanfleet.db.tables import Verdict
+from scanfleet.db.tables import Batch, Verdict
 from scanfleet.producer.cli.scans.results import echo_results
 from scanfleet.producer.reports.contact_sheet import write_report
 from scanfleet.producer.reports.export import FORMATS, write_results
@@ -84,6 +84,7 @@ def test_a_page_shows_it_as_text(tmp_path: Path) -> None:
             connection.execute(Verdict.__table__.update().values(explanation=unsaid.record()))
             of_first = Verdict.__table__.update().where(Verdict.image_id == first.image_id)
             connection.execute(of_first.values(explanation=said.record()))
+            connection.execute(Batch.__table__.update().values(tally=None))
         write_report(worker.engine, worker.settings, scan, tmp_path / "sheet.html")
     page = (tmp_path / "sheet.html").read_text()
     assert "<script>alert" not in page
