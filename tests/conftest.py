@@ -11,6 +11,7 @@ from typing import TypeVar
 import pytest
 from hypothesis import settings
 
+from scanfleet import redaction
 from tests.helpers.migrated import postgres_database
 from tests.services import (
     Browser,
@@ -35,7 +36,8 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Neither the person's own scanfleet settings nor real AWS credentials reach a test."""
+    """Neither the person's own settings nor AWS credentials reach a test, nor what another one hid from texts."""
+    monkeypatch.setattr(redaction, "_hidden", set())
     for name in list(os.environ):
         if name.startswith(("SCANFLEET_", "AWS_")):
             monkeypatch.delenv(name)
