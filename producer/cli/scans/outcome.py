@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from scanfleet.stats.proportions import Proportion
 
 SHORTEST_SPAN = 1.0  # seconds; a rate over less time is noise
+NAMED = 3  # scans in a warning about several
 
 
 def echo_summary(summary: Summary, *, seconds: float | None = None) -> None:
@@ -89,12 +90,17 @@ def report_answers(engine: sa.Engine, scan_id: str) -> None:
         note(f"answers: `scanfleet results ls --scan {scan_id}`; images: `scanfleet scans report {scan_id} -o FILE`")
 
 
-def report_warnings(engine: sa.Engine, scan_id: str) -> None:
-    """Note what keeps the answers of a scan from being relied on."""
+def report_warnings(engine: sa.Engine, *scan_ids: str) -> None:
+    """Note what keeps the answers of scans from being relied on, each reason once."""
     from scanfleet.producer.reports.summary import summarise
 
-    for warning in summarise(engine, scan_id).warnings:
-        note(warning)
+    found: dict[str, list[str]] = {}
+    for scan_id in scan_ids:
+        for warning in summarise(engine, scan_id).warnings:
+            found.setdefault(warning, []).append(scan_id)
+    for warning, named in found.items():
+        more = f" and {len(named) - NAMED} more" if len(named) > NAMED else ""
+        note(warning if len(scan_ids) == 1 else f"{', '.join(named[:NAMED])}{more}: {warning}")
 
 
 def _echo_speed(summary: Summary, seconds: float | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -12,9 +12,12 @@ from scanfleet.producer.cli.queries.filters import read_filter, wanted_options
 from scanfleet.producer.cli.tables import count
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from scanfleet.config.settings import Settings
     from scanfleet.producer.reports.exports.formats import Export
 
+WARNED_SCANS = 20  # the newest ones, of an export over all
 FORMATS = ("jsonl", "json", "csv", "parquet", "xlsx", "sqlite", "coco", "labelstudio", "rekognition")
 TABLES = ("csv", "parquet", "xlsx", "sqlite")
 IN_PARTS = ("csv", "parquet", "jsonl")
@@ -103,9 +106,18 @@ def export(
             spreadsheet=spreadsheet,
         )
         n = _write(chosen, flags.settings(), output, by)
-        for scan_id in wanted["scan"]:
-            report_warnings(engine, scan_id)
+        report_warnings(engine, *(wanted["scan"] or _newest(engine, wanted["check"])))
     note(count(n, "line") + (f" in {output}" if output else ""))
+
+
+def _newest(engine: sa.Engine, checks: Sequence[str]) -> list[str]:
+    """Return the scans whose answers an export over all of them is warned about."""
+    from scanfleet.db.engine import reading
+    from scanfleet.db.scans.scans import list_scans
+
+    with reading(engine) as connection:
+        found = list_scans(connection, limit=WARNED_SCANS)
+    return [scan.id for scan in found if scan.rescan_of is None and (not checks or scan.check in checks)]
 
 
 def _require_table(form: str, *, columns: str | None, dotted_names: bool) -> None:

@@ -80,3 +80,10 @@ def test_images_that_nobody_tried_are_listed_when_asked_for(tmp_path: Path) -> N
     assert states("--state", "pending") == ["pending"] * 4
     assert len(states("--scan", scan_id)) == 7
     assert len(scanfleet("results", "export", data_dir=tmp_path).stdout.splitlines()) == 7
+
+
+def test_an_export_over_all_scans_names_those_whose_answers_cannot_be_relied_on(tmp_path: Path) -> None:
+    scan_id = ledger_with_scan(tmp_path)
+    for scan in ([], ["--scan", scan_id], ["--check", "baggage"]):
+        said = scanfleet("results", "export", "--format", "jsonl", *scan, data_dir=tmp_path).stderr
+        assert ("no adapter answered (zero-shot)" in said) == (scan[:1] != ["--check"])
