@@ -10,6 +10,7 @@ from tests.services.process import Service
 
 DOWN_SECONDS = (0.2, 3.0)
 FULL_SECONDS = (1.0, 4.0)
+BEHIND = {"pooler": ("database",)}  # what a server needs to answer again: it stays up meanwhile
 NO_MEMORY = "1"  # byte: Redis refuses whatever needs memory. "0" is no limit
 
 
@@ -27,7 +28,7 @@ def kill(name: str) -> Fault:
 
     def begin(ground: Ground) -> Begun:
         server = _server(ground, name)
-        ground.take(name)
+        ground.take(name, *BEHIND.get(name, ()))
         server.kill()
         return Begun(seconds=ground.rng.uniform(*DOWN_SECONDS), end=_up(ground, name))
 
@@ -89,7 +90,7 @@ def _set_memory(ground: Ground, limit: str) -> None:
 def _up(ground: Ground, name: str) -> Callable[[], None]:
     def end() -> None:
         bring_up(_server(ground, name))  # a restored database runs already
-        ground.give_back(name)
+        ground.give_back(name, *BEHIND.get(name, ()))
 
     return end
 
