@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -77,8 +77,8 @@ def settle_next(engine: sa.Engine, model: str, scorer: ScorerRef, clock: Clock |
         held = batches.claim(connection, model=model, worker="bench", lease_seconds=60)
     if held is None:
         return False
-    outcome = _outcome(held, scorer)
-    _look_up(engine, outcome)
+    outcome = outcome_of(held, scorer)
+    look_up(engine, outcome.scorer_id, outcome.verdicts)
     with clock.running(), transaction(engine) as connection:
         verdicts.write(connection, held, outcome)
     return True
@@ -121,7 +121,7 @@ def scorer_of(engine: sa.Engine, check: Check) -> ScorerRef:
         return ScorerRef(id=scorer_id(connection, spec), key=spec.key, check=check, adapter_sha256=None)
 
 
-def _outcome(held: Claim, scorer: ScorerRef) -> verdicts.Outcome:
+def outcome_of(held: Claim, scorer: ScorerRef) -> verdicts.Outcome:
     """Return fresh answers, of which three in a hundred are flags."""
     found = [
         answers.NewVerdict(
@@ -144,12 +144,12 @@ def _outcome(held: Claim, scorer: ScorerRef) -> verdicts.Outcome:
     )
 
 
-def _look_up(engine: sa.Engine, outcome: verdicts.Outcome) -> None:
+def look_up(engine: sa.Engine, scorer: int, given: Sequence[answers.NewVerdict]) -> None:
+    """Ask for earlier answers of these versions and bytes, as a worker does before and after it fetches."""
     with reading(engine) as connection:
-        identities = [verdict.identity for verdict in outcome.verdicts]
-        answers.answers_by_identity(connection, outcome.scorer_id, identities)
+        answers.answers_by_identity(connection, scorer, [each.identity for each in given])
     with reading(engine) as connection:
-        answers.answers_by_content(connection, outcome.scorer_id, [each.content_sha256 for each in outcome.verdicts])
+        answers.answers_by_content(connection, scorer, [each.content_sha256 for each in given])
 
 
 class Statements:

@@ -6,11 +6,21 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from bench.control.settling import BATCH_IMAGES, PAGE_IMAGES, Statements, add, enqueued, scorer_of, settle_next
+from bench.control.settling import (
+    BATCH_IMAGES,
+    PAGE_IMAGES,
+    Statements,
+    add,
+    enqueued,
+    look_up,
+    outcome_of,
+    scorer_of,
+    settle_next,
+)  # fmt: skip
 from scanfleet.checks.check import load_check
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect, reading, transaction
-from scanfleet.db.scans import scans
+from scanfleet.db.scans import batches, scans
 from tests.helpers.migrated import upgrade
 
 N_BATCHES = 12
@@ -62,6 +72,24 @@ def test_a_batch_reads_no_more_where_the_tables_have_no_statistics(engine: sa.En
             settle_next(engine, model, scorer)
         taken.append(_blocks(engine) - before)
     assert taken[2] < 1.5 * taken[1], taken
+
+
+def test_earlier_answers_are_looked_up_one_by_one_where_the_tables_have_no_statistics(engine: sa.Engine) -> None:
+    """A plan that reads all verdicts of the scorer would read four times as much in the end."""
+    model, scorer = enqueued(engine, CHECK, 41 * BATCH_IMAGES), scorer_of(engine, CHECK)
+    with transaction(engine) as connection:
+        held = batches.claim(connection, model=model, worker="bench", lease_seconds=60)
+    assert held is not None
+    unknown = outcome_of(held, scorer).verdicts
+    taken = []
+    for n in (10, 30):
+        for _ in range(n):
+            settle_next(engine, model, scorer)
+        before = _blocks(engine)
+        for _ in range(5):
+            look_up(engine, scorer.id, unknown)
+        taken.append(_blocks(engine) - before)
+    assert taken[1] < 1.5 * taken[0], taken
 
 
 def test_a_page_is_enqueued_with_no_more_reading_where_the_tables_have_no_statistics(engine: sa.Engine) -> None:
