@@ -17,6 +17,7 @@ from typing import IO, Any
 import sqlalchemy as sa
 
 from scanfleet.db.labels import suggest as store
+from scanfleet.db.labels.disagreements import disagreements
 from scanfleet.db.labels.suggest import Candidate, Pool, Size
 from scanfleet.errors import RequestError
 from scanfleet.producer.reports.labelstudio import results_of, task_of, write_tasks
@@ -117,7 +118,7 @@ def suggest(
     )
     lists = {
         "threshold": lambda: store.near_boundary(connection, pool, n=2 * n),
-        "disagreement": lambda: store.disagreements(connection, pool, n=2 * n),
+        "disagreement": lambda: disagreements(connection, pool, pivot=_pivot(seed, "disagreement"), n=2 * n),
     }
     notes = (
         [] if counted.exact else [f"about {n_pool} images are unlabelled: estimated within 5 %, as are their chances"]

@@ -1,7 +1,6 @@
 """Unlabelled images, ordered by how useful a label would be.
 
-Each query begins where its result lies: at a threshold, at a random point, at what is not clear. Disagreements read
-what is not clear; all that two scorers have in common only where that does not suffice.
+Each query begins where its result lies: at a threshold, at a random point. `disagreements` has those of two scorers.
 
 The pool of a check: contents with a current answer and without a counting label of that check. Each content is there
 once, whatever its names, with its newest answer.
@@ -21,8 +20,6 @@ from scanfleet.db.tables import Batch, CheckRow, Image, Label, Scan, ScorerRow, 
 from scanfleet.db.tallies.scan_sums import kept_tally, summed_tally
 
 CHUNK_ROWS = 500  # per statement
-MAX_RIVALS = 3  # other scorers that an answer is compared with
-LEAST_GAP = 0.2  # of calibrated probabilities: a disagreement although decisions agree
 FEW = 20_000  # answers that are read rather than searched for
 SPREAD = 2048  # contents that the size of a pool is estimated from: within 5 % in 19 of 20 cases
 DIGESTS = 2**256
@@ -129,8 +126,8 @@ def size_of(connection: sa.Connection, pool: Pool, *, pivot: str) -> Size:
             start = int(pivot, 16)
             distances = sorted((int(each, 16) - start) % DIGESTS for each in found)
             return Size(n=round((SPREAD - 1) * DIGESTS / distances[-1]), exact=False)
-    query = _current_verdicts(pool, sa.func.count(Verdict.content_sha256.distinct()))
-    n = connection.execute(query.where(_scorer(pool).in_(pool.scorers))).scalar_one()
+    query = current_verdicts(pool, sa.func.count(Verdict.content_sha256.distinct()))
+    n = connection.execute(query.where(scorer_of(pool).in_(pool.scorers))).scalar_one()
     return Size(n=n, exact=True)
 
 
@@ -148,7 +145,7 @@ def _in_order(connection: sa.Connection, pool: Pool, where: sa.ColumnElement[boo
     found: set[str] = set()
     content = Verdict.content_sha256
     for scorer in pool.scorers if n else ():
-        query = _current_verdicts(pool, content).where(_scorer(pool) == scorer, where)
+        query = current_verdicts(pool, content).where(scorer_of(pool) == scorer, where)
         found.update(connection.execute(query.group_by(content).order_by(content).limit(n)).scalars())
     return sorted(found)[:n]
 
@@ -159,10 +156,10 @@ def near_boundary(connection: sa.Connection, pool: Pool, *, n: int) -> list[str]
     content = Verdict.content_sha256
     for scorer, margins in pool.boundaries.items():
         away = _smallest([sa.func.abs(sa.func.min(Verdict.margin) - margin) for margin in margins])
-        query = _current_verdicts(pool, content, sa.func.max(Verdict.id).label("verdict"), away.label("away"))
+        query = current_verdicts(pool, content, sa.func.max(Verdict.id).label("verdict"), away.label("away"))
         if not pool.is_small:
             query = query.where(content.in_(_beside(connection, pool, scorer, margins, n)))
-        query = query.where(_scorer(pool) == scorer).group_by(content).order_by("away", content).limit(n)
+        query = query.where(scorer_of(pool) == scorer).group_by(content).order_by("away", content).limit(n)
         found += [(row.away, row.content_sha256, row.verdict) for row in connection.execute(query)]
     newest = _newest(connection, pool, {image for _, image, _ in found})
     return [image for _, image, verdict in sorted(found) if newest[image] == verdict][:n]
@@ -174,7 +171,9 @@ def _beside(connection: sa.Connection, pool: Pool, scorer: int, margins: Sequenc
     found: set[str] = set()
     for boundary in margins:
         for side, order in ((margin >= boundary, margin.asc()), (margin < boundary, margin.desc())):
-            query = _current_verdicts(pool, Verdict.content_sha256).where(_scorer(pool) == scorer, side).order_by(order)
+            query = (
+                current_verdicts(pool, Verdict.content_sha256).where(scorer_of(pool) == scorer, side).order_by(order)
+            )
             found |= _distinct(connection, query, n)
     return found
 
@@ -195,56 +194,6 @@ def _smallest(values: Sequence[sa.ColumnElement[float]]) -> sa.ColumnElement[flo
         return values[0]
     first, second = values
     return sa.case((first < second, first), else_=second)
-
-
-def disagreements(connection: sa.Connection, pool: Pool, *, n: int) -> list[str]:
-    """Return at most `n` contents on which two scorers disagree, the largest disagreement first.
-
-    First come a flag against a clear, then other decisions that differ, then the gap of calibrated probabilities.
-    Margins are never compared: two scorers' logits have no common scale.
-    """
-    found: dict[str, tuple[int, float]] = {}
-    for clear in (False, True):
-        for scorer in pool.scorers:
-            others = [other for other in pool.scorers if other < scorer][:MAX_RIVALS]
-            if others:
-                for image, rank in _disputes(connection, pool, scorer, others, n, clear=clear):
-                    found[image] = max(rank, found.get(image, (0, 0.0)))
-        if sum(kind > 0 for kind, _ in found.values()) >= n:
-            break  # decisions that differ come before gaps
-    return sorted(found, key=lambda image: (*(-each for each in found[image]), image))[:n]
-
-
-def _disputes(
-    connection: sa.Connection, pool: Pool, scorer: int, others: Sequence[int], n: int, *, clear: bool
-) -> list[tuple[str, tuple[int, float]]]:
-    """Return (content, (kind, gap)) where a current answer differs from an earlier scorer's.
-
-    clear: where the decisions agree; else where they do not.
-    """
-    rival = aliased(Verdict)
-    differ, apart = Verdict.decision != rival.decision, sa.func.abs(Verdict.score - rival.score)
-    opposed = sa.and_(differ, *(each.decision.in_(("flag", "clear")) for each in (Verdict, rival)))
-    kind = sa.func.max(sa.case((opposed, 2), (differ, 1), else_=0)).label("kind")
-    gap = sa.func.max(sa.func.coalesce(apart, 0.0)).label("gap")
-    unclear = Verdict.decision != "clear"
-    if clear:
-        ways = [sa.and_(~differ, apart >= LEAST_GAP)]
-    else:  # an index has the few that are not clear, on this side or on the other
-        ways = [sa.and_(unclear, differ), sa.and_(Verdict.decision == "clear", rival.decision != "clear")]
-    each = (
-        _current_verdicts(pool, Verdict.content_sha256, kind, gap)
-        .join(rival, rival.content_sha256 == Verdict.content_sha256)
-        .where(_scorer(pool) == scorer, rival.scorer_id.in_(others))
-        .group_by(Verdict.content_sha256)
-        .order_by(sa.desc("kind"), sa.desc("gap"), Verdict.content_sha256)
-        .limit(n)
-    )
-    found: dict[str, tuple[int, float]] = {}
-    for way in ways:
-        for row in connection.execute(each.where(way)):
-            found[row.content_sha256] = max((row.kind, row.gap), found.get(row.content_sha256, (0, 0.0)))
-    return list(found.items())
 
 
 def candidates(connection: sa.Connection, pool: Pool, images: Collection[str]) -> dict[str, Candidate]:
@@ -285,7 +234,7 @@ def _newest(connection: sa.Connection, pool: Pool, images: Collection[str]) -> d
     found: dict[str, int] = {}
     for start in range(0, len(wanted), CHUNK_ROWS):
         query = (
-            _current_verdicts(pool, Verdict.content_sha256, sa.func.max(Verdict.id).label("verdict"))
+            current_verdicts(pool, Verdict.content_sha256, sa.func.max(Verdict.id).label("verdict"))
             .where(Verdict.scorer_id.in_(pool.scorers))
             .where(Verdict.content_sha256.in_(wanted[start : start + CHUNK_ROWS]))
             .group_by(Verdict.content_sha256)
@@ -294,12 +243,12 @@ def _newest(connection: sa.Connection, pool: Pool, images: Collection[str]) -> d
     return found
 
 
-def _scorer(pool: Pool) -> sa.SQLColumnExpression[int]:
+def scorer_of(pool: Pool) -> sa.SQLColumnExpression[int]:
     """The scorer column; in a small pool written to avoid the indexes of scorers, which visit all of their scans."""
     return Verdict.scorer_id + 0 if pool.is_small else Verdict.scorer_id
 
 
-def _current_verdicts(pool: Pool, *columns: Any) -> sa.Select[Any]:
+def current_verdicts(pool: Pool, *columns: Any) -> sa.Select[Any]:
     """Select from verdicts that are an image's current answer, of images without a label."""
     undo = aliased(Label)
     undone = sa.exists().where(

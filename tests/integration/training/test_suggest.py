@@ -14,6 +14,7 @@ import pytest
 from scanfleet.config.settings import load_settings
 from scanfleet.db.base import Base
 from scanfleet.db.engine import connect, reading
+from scanfleet.db.labels import disagreements
 from scanfleet.db.labels.suggest import at_random, pool_of
 from scanfleet.producer.labels.suggest import DEFAULT_MIX, PARTS, Suggestions, suggest, write_suggestions
 from tests.rigs.verdict_rig import VerdictRig
@@ -100,6 +101,34 @@ def test_what_scorers_disagree_about_is_taken_the_widest_apart_first(each_rig: V
     found = chosen(each_rig, 12, mix=only("disagreement"))
     assert found.counts() == {"threshold": 0, "disagreement": 10, "diversity": 2, "random": 0}
     assert found.notes == ["disagreement: 10 of 12 found, the rest goes to diversity"]
+
+
+@pytest.mark.parametrize("pivot", ["0" * 64, "8" + "0" * 63, "f" * 64])
+def test_in_a_large_archive_the_disagreements_of_a_random_slice_are_enough(
+    each_rig: VerdictRig, monkeypatch: pytest.MonkeyPatch, pivot: str
+) -> None:
+    monkeypatch.setattr(disagreements, "SLICE", 60)
+    for name, margin in (("old", 2.0), ("new", -1.0)):
+        each_rig.scan(name)
+        images = each_rig.verdicts(name, each_rig.scorer(name), [margin] * 120, scores=[0.5] * 120)
+    behind = sorted(images, key=lambda image: (image < pivot, image))
+    with reading(each_rig.engine) as connection:
+        pool = pool_of(connection, "overlay", scan_id=None)
+        found = disagreements.disagreements(connection, pool, pivot=pivot, n=10)
+        assert len(found) == 10
+        assert set(found) <= set(behind[:50])  # a quarter of the contents, give or take
+        assert set(disagreements.disagreements(connection, pool, pivot=pivot, n=110)) <= set(images)
+
+
+def test_rare_disagreements_are_looked_for_in_the_whole_archive(
+    each_rig: VerdictRig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(disagreements, "SLICE", 20)
+    each_rig.scan("old")
+    each_rig.verdicts("old", each_rig.scorer("1"), [2.0] * 100)
+    each_rig.scan("new")
+    images = each_rig.verdicts("new", each_rig.scorer("2"), [2.0] * 97 + [-1.0] * 3)
+    assert contents(chosen(each_rig, 3, mix=only("disagreement"))) == set(images[97:])
 
 
 def test_without_a_second_scorer_the_share_of_disagreement_goes_on_and_says_so(rig: VerdictRig) -> None:
