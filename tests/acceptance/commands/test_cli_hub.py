@@ -36,6 +36,7 @@ def lead_to(address: str, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
 
 
+@pytest.mark.slow
 def test_a_name_that_the_hub_does_not_know_ends_the_run_and_stays_visible(
     data: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -62,6 +63,7 @@ def test_a_name_that_the_hub_does_not_know_ends_the_run_and_stays_visible(
     assert f"waiting for: a worker; the last one ended: {REFUSED}" in told
 
 
+@pytest.mark.slow
 def test_a_hub_that_is_away_is_waited_for_and_shown(
     data: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

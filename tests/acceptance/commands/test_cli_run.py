@@ -184,6 +184,7 @@ def test_a_worker_that_dies_is_replaced_and_its_leases_are_not_waited_for(data: 
     assert time.monotonic() - begin < 600
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_start_is_quoted(data: Path, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     run = scanfleet("run", pictures, "--check", "overlay", "--model", tmp_path, data_dir=data)
@@ -237,6 +238,7 @@ def test_interrupted_the_run_stops_its_workers_and_can_go_on(
     assert "already holds these images and resumes (" in resumed.stderr
 
 
+@pytest.mark.slow
 def test_a_second_interrupt_hands_back_at_once(data: Path, pictures: Path) -> None:
     arguments = ("run", pictures, "--check", "overlay")
     slow = {"model": "fake", "batch_images": "1", "fake_seconds": "2", "drain_seconds": "500"}
@@ -303,6 +305,7 @@ def test_pause_resume_cancel_and_export_afterwards(data: Path, pictures: Path) -
     assert "--fresh" in again.stderr
 
 
+@pytest.mark.slow
 def test_the_worker_command_becomes_the_worker(data: Path, pictures: Path) -> None:
     worker = start("worker", "score", "--model", "fake", data_dir=data)
     try:
@@ -317,6 +320,7 @@ def test_the_worker_command_becomes_the_worker(data: Path, pictures: Path) -> No
         worker.communicate()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "found"), [("manifest.csv", "columns: truth"), (".", "only manifests have")])
 def test_a_truth_that_no_image_has_is_reported_before_anything_is_scored(
     data: Path, pictures: Path, source: str, found: str
@@ -327,6 +331,7 @@ def test_a_truth_that_no_image_has_is_reported_before_anything_is_scored(
     assert not (data / "logs").exists()
 
 
+@pytest.mark.slow
 def test_a_model_that_cannot_be_fetched_is_reported_everywhere(data: Path, pictures: Path) -> None:
     run = start("run", pictures, "--check", "overlay", data_dir=data, model="foo/bar")  # the hub is away in all tests
     try:

@@ -77,6 +77,7 @@ def test_json_is_one_list(data: Path, tmp_path: Path) -> None:
     assert [Path(record["uri"]).name for record in json.loads(answer.stdout)] == names
 
 
+@pytest.mark.slow
 def test_stderr_is_ours_alone(data: Path, tmp_path: Path) -> None:
     """In a precision that loads every library which has something to say."""
     draw(tmp_path / "a.png", 1)

@@ -58,6 +58,7 @@ def in_folder(top: Path, pictures: list[bytes], more: list[str]) -> tuple[list[P
     return [top / name for name in sources], {*(f"{top}/{name}" for name in files), f"{arrow}#image/0", *more}
 
 
+@pytest.mark.slow
 def test_every_kind_of_source_ends_in_verdicts(tmp_path: Path, seaweed_bucket: Bucket, web: WebServer) -> None:
     pictures = [png(seed) for seed in range(12)]
     data, top = tmp_path / "data", tmp_path / "top"

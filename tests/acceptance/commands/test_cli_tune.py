@@ -53,6 +53,7 @@ def test_a_report_from_a_file_of_labels(truth: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "tuned" / "report.json").read_text()) == record
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_the_search_and_reports_what_is_known(truth: Path, tmp_path: Path) -> None:
     arguments = ("--check", "overlay", "--model", "fake", "--labels", str(truth), "--trials", "5000", "--apply")
     with start("tune", *arguments, "--out", tmp_path / "tuned", data_dir=tmp_path) as process:

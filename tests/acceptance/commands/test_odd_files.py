@@ -32,6 +32,7 @@ def outcomes(data: Path) -> dict[str, str]:
     }
 
 
+@pytest.mark.slow
 def test_a_folder_of_odd_files(tmp_path: Path, data: Path) -> None:
     expected = write_odd_files(tmp_path / "archive mit ü")
     run = scanfleet("run", tmp_path / "archive mit ü", "--check", "overlay", "--strict", data_dir=data)

@@ -131,6 +131,7 @@ def test_a_running_worker_follows_promotion_and_rollback_and_refuses_what_its_ca
         assert "adapter_refused" in worker.log
 
 
+@pytest.mark.slow
 def test_a_run_of_a_check_in_other_words_names_the_adapter_that_does_not_answer(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(png(1, width=64, height=64))
     shown = scanfleet("checks", "show", "baggage", data_dir=tmp_path).stdout

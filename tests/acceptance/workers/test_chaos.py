@@ -49,6 +49,7 @@ def long_seed() -> int:
     return int(os.environ.get("CHAOS_SEED", secrets.randbelow(10**6)))
 
 
+@pytest.mark.slow
 def test_a_failure_of_every_cheap_kind_loses_nothing() -> None:
     kinds = [kind for kind in KINDS if kind not in LONG_RUN_ONLY]
     faults = ("--faults", len(kinds), "--kinds", ",".join(kinds))

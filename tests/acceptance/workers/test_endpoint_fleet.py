@@ -97,6 +97,7 @@ def test_an_endpoint_gives_the_margins_of_the_same_model_here(
     assert np.ptp([reading.margin for reading in near]) > 20 * BOUND_JPEG  # they are not all alike
 
 
+@pytest.mark.slow
 def test_a_run_over_a_server_that_fails_now_and_then_gives_every_image_its_due(
     tmp_path: Path, url: str, here: Scorer
 ) -> None:

@@ -134,7 +134,7 @@ def scored(here: Fleet, n_images: int) -> None:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="only Linux tells the peak of a process")
-@pytest.mark.parametrize("broker", ["redis", "folder"])
+@pytest.mark.parametrize("broker", ["redis", pytest.param("folder", marks=pytest.mark.slow)])
 def test_a_compressed_message_is_not_unpacked(tmp_path: Path, broker: str, request: pytest.FixtureRequest) -> None:
     settings = {"broker_url": request.getfixturevalue("redis_url")} if broker == "redis" else {}
     with fleet(tmp_path, **settings) as here:

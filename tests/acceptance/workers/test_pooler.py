@@ -22,6 +22,7 @@ def database_url(pooler: PgBouncer, pg_empty_url: str) -> str:
     return pooler.pooled(pg_empty_url)
 
 
+@pytest.mark.slow
 def test_a_fleet_works_through_a_pooler(tmp_path: Path, redis_url: str, database_url: str) -> None:
     with fleet(tmp_path, broker_url=redis_url, database_url=database_url) as here:  # upgrades the database
         victim = here.start(seconds_per_image=0.05)

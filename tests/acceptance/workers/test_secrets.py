@@ -113,6 +113,7 @@ def every_text(url: str, folder: Path) -> str:
     return "\n".join(rows)
 
 
+@pytest.mark.slow
 def test_no_secret_of_a_fleet_shows_anywhere(
     tmp_path: Path, broker: RedisServer, database_url: str, s3_bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:

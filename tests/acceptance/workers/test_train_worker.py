@@ -52,6 +52,7 @@ def assert_done(here: Ground, found: TrainingInfo) -> None:
     assert_whole(here)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_loses_an_attempt_and_the_next_one_resumes(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()

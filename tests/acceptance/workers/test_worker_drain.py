@@ -59,6 +59,7 @@ def test_a_fetch_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         assert_nothing_is_held(here)
 
 
+@pytest.mark.slow
 def test_a_database_that_is_silent(tmp_path: Path, redis_url: str, own_postgres: PostgresServer) -> None:
     url = own_postgres.fresh_database()
     with fleet(tmp_path, drain_seconds=DRAIN_SECONDS, broker_url=redis_url, database_url=url) as here:
@@ -72,6 +73,7 @@ def test_a_database_that_is_silent(tmp_path: Path, redis_url: str, own_postgres:
             own_postgres.resume()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("away", ["killed", "silent"])
 def test_a_broker_that_is_gone(tmp_path: Path, own_redis: RedisServer, pg_url: str, away: str) -> None:
     with fleet(tmp_path, drain_seconds=DRAIN_SECONDS, broker_url=own_redis.url, database_url=pg_url) as here:

@@ -116,6 +116,7 @@ def test_bad_messages_do_not_stop_a_worker(here: Fleet) -> None:
     here.assert_complete(scan, 16)
 
 
+@pytest.mark.slow
 def test_a_redis_that_is_restarted_mid_run_is_found_again(tmp_path: Path, own_redis: RedisServer, pg_url: str) -> None:
     with fleet(tmp_path, broker_url=own_redis.url, database_url=pg_url) as here:
         first = here.scan(64)
@@ -152,6 +153,7 @@ def test_connections_that_fall_silent_are_replaced(tmp_path: Path, own_redis: Re
         assert worker.process.poll() is None
 
 
+@pytest.mark.slow
 def test_a_database_that_is_restarted_mid_run_is_found_again(
     tmp_path: Path, redis_url: str, own_postgres: PostgresServer
 ) -> None:

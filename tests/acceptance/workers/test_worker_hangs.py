@@ -4,6 +4,7 @@ import signal
 from pathlib import Path
 
 import psutil
+import pytest
 import sqlalchemy as sa
 
 from scanfleet.db.engine import reading
@@ -18,6 +19,7 @@ def reasons(here: Fleet) -> list[str | None]:
         return list(connection.execute(sa.select(Worker.ended_because).where(Worker.stopped_at.is_not(None))).scalars())
 
 
+@pytest.mark.slow
 def test_a_worker_with_a_hung_device_ends_itself_and_says_why(tmp_path: Path) -> None:
     with fleet(tmp_path) as here:
         scan = here.scan(16)

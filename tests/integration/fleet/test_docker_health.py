@@ -41,6 +41,7 @@ def _check_health(url: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.slow
 def test_worker_is_healthy_while_it_answers_and_unhealthy_after(redis_url: str) -> None:
     with _worker(redis_url) as worker:
         # The first check may come before the worker listens, as in a container's start period.

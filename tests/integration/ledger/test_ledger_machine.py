@@ -23,7 +23,7 @@ from scanfleet.db.tables import Batch, Image
 from tests.helpers.migrated import upgrade
 from tests.ledger_machine.machine import run_machine
 
-EXAMPLES = {"sqlite": 25, "postgresql": 6}  # of 40 steps each; `make test-slow` runs many more
+EXAMPLES = {"sqlite": 12, "postgresql": 6}  # of 40 steps each; `make test-slow` runs many more
 CONTROL_EXAMPLES = 40  # within which a ledger without one safeguard is found out
 
 

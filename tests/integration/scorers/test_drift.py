@@ -140,6 +140,7 @@ def test_images_that_a_rescan_chose_count_nowhere(rig: VerdictRig) -> None:
     assert held["all", scorer, None].reference == "scan all"
 
 
+@pytest.mark.slow
 def test_going_back_and_forth_between_champions_is_no_drift(tmp_path: Path, database_url: str) -> None:
     given = {uri(number): margin for number, margin in enumerate(margins(1, 600))}
     with archive(tmp_path, database_url=database_url) as held:

@@ -84,7 +84,12 @@ def trained() -> Callable[[str], Trained]:
     return make
 
 
-@pytest.mark.parametrize("recipe", recipe_names())
+# One recipe of each kind of weights; the others need many seconds, and differ by their settings.
+QUICK = ("pocket-full", "pocket-head", "pocket-lora", "vision-top3")
+RECIPES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in recipe_names()]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_both_load_in_either_order_and_the_champion_scores_as_if_alone(
     recipe: str,
     base: BaseModel,

@@ -242,7 +242,10 @@ def test_a_card_that_no_longer_asks_its_check_is_refused_rather_than_left_out(
         assert f"{copy / CARD} asks another question" in str(worker.progress(scan).waiting_for)
 
 
-@pytest.mark.parametrize("descriptions", [{"none": "none"}, {"none": "", "overlay": "overlay"}, {}])
+SLOWLY = [pytest.param(each, marks=pytest.mark.slow) for each in ({"none": "none"}, {"none": "", "overlay": "overlay"})]
+
+
+@pytest.mark.parametrize("descriptions", [{}, *SLOWLY])
 def test_a_menu_that_reads_the_same_keeps_the_adapter(
     tmp_path: Path, folder: Path, descriptions: dict[str, str]
 ) -> None:

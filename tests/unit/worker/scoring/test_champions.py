@@ -247,6 +247,7 @@ def test_a_refusal_without_a_watch_keeps_the_old_champion_too(
     assert worker.resolve(place.overlay) is first
 
 
+@pytest.mark.slow
 def test_a_fresh_worker_goes_back_to_the_newest_predecessor_that_passes(
     place: Place, second: AdapterInfo, base: BaseModel, tmp_path: Path
 ) -> None:

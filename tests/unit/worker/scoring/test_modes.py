@@ -101,6 +101,7 @@ def fit(hidden: torch.Tensor, labels: torch.Tensor) -> Head:
     return Head(weight=folded, bias=bias.detach() - folded @ mean)
 
 
+@pytest.mark.slow
 def test_a_head_fitted_on_frozen_features_is_registered_and_scores_through_a_worker(
     tmp_path: Path, pocket: BaseModel
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_cancelled_training_ends_its_process_and_writes_nothing(ground: Ground
     assert (found.state, found.adapter_id, found.error) == ("cancelled", None, None)
 
 
+@pytest.mark.slow
 def test_a_child_without_a_message_for_too_long_is_killed(ground: Ground) -> None:
     ground.script.write_text("hangs")
     found = ground.run(ground.claim(), stall_seconds=6.0)

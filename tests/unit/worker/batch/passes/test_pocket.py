@@ -85,6 +85,7 @@ def test_the_answers_are_those_of_separate_scans(base: BaseModel, pictures: dict
     assert len({round(margin, 3) for each in answers["p"] for margin in each.values()}) > N
 
 
+@pytest.mark.slow
 def test_a_promotion_in_between_touches_the_rows_of_its_check_alone(
     base: BaseModel, pictures: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
