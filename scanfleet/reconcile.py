@@ -89,7 +89,7 @@ class Reconciler:
         *,
         worker: str | None = None,
         news: Callable[[], News] = News,
-        busy: Callable[[], bool] = lambda: False,
+        busy: Callable[[], bool],
     ) -> None:
         self._engine = engine
         self._app = app

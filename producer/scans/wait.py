@@ -71,7 +71,7 @@ def watch_and_reconcile(
 ) -> Iterator[ScanSnapshot]:
     """Like `watch`, and reconciles every `reconcile_seconds` while no worker does; at the end its webhooks are sent."""
     due_at = 0.0
-    reconciler = Reconciler(engine, app, settings)
+    reconciler = Reconciler(engine, app, settings, busy=lambda: True)
     for now in watch(engine, scan_id, own_workers=own_workers):
         yield now
         if now.ended:

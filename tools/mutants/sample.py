@@ -132,9 +132,11 @@ class _Finder(cst.CSTVisitor):
         self._depth -= isinstance(original_node, cst.FunctionDef)
 
     def _no_behaviour(self, node: cst.CSTNode) -> bool:
-        """Annotations, names for export, logs, sentences, assertions, other platforms, values of limits."""
+        """Annotations, names for export, logs, sentences, assertions (`strict`, too), other platforms, limits."""
         match node:
             case cst.Annotation() | cst.Decorator() | cst.Import() | cst.ImportFrom() | cst.Assert():
+                return True
+            case cst.Arg(keyword=cst.Name("strict")):
                 return True
             case cst.SimpleString() | cst.FormattedString() | cst.ConcatenatedString():
                 return _is_sentence(self._code(node))

@@ -5,13 +5,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import botocore.exceptions
 import duckdb
 import pytest
 import sqlalchemy as sa
 
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.results.results import ResultFilter
-from scanfleet.errors import BadSource, RequestError, ScanfleetError, SourceNotFound
+from scanfleet.errors import AccessDenied, BadSource, RequestError, ScanfleetError, SourceNotFound, StoreUnavailable
 from scanfleet.producer.reports.exports import partitions
 from scanfleet.producer.reports.exports.formats import Export
 from scanfleet.producer.reports.exports.places import file_target, folder_target
@@ -101,6 +102,20 @@ def test_an_object_is_invisible_until_it_is_complete(any_bucket: Bucket, setting
     body = any_bucket.client.get_object(Bucket=any_bucket.name, Key="a/b.csv")["Body"].read()
     assert body == b"".join(bytes([number]) * (1 << 20) for number in range(11))
     assert unfinished(any_bucket) == []
+
+
+@pytest.mark.parametrize("error", [botocore.exceptions.NoCredentialsError(), ConnectionError("reset")])
+def test_without_credentials_or_store_the_bucket_is_named(error: Exception) -> None:
+    class Client:
+        def put_object(self, **_: Any) -> None:
+            raise error
+
+    denied = isinstance(error, botocore.exceptions.NoCredentialsError)
+    with (
+        pytest.raises(AccessDenied if denied else StoreUnavailable, match="s3://b: "),
+        completed(S3Upload(Client(), "s3://b/k", more={})) as upload,
+    ):
+        upload.write(io.BytesIO(b"x").getbuffer())
 
 
 def test_after_an_error_nothing_is_left(any_bucket: Bucket, settings: Settings) -> None:

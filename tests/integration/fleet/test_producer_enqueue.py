@@ -78,10 +78,11 @@ class Archive:
 
 
 def start(
-    engine: sa.Engine, app: Celery, settings: Settings, archive: Archive, *, fresh: bool = False, **filters: Any
+    engine: sa.Engine, app: Celery, settings: Settings, archive: Archive, *, fresh: bool | None = None, **filters: Any
 ) -> Iterator[Enqueued]:
     listing = Listing([archive], Filters(**filters))
-    return enqueue(engine, app, settings, listing=listing, checks=[load_check("overlay")], fresh=fresh)
+    how = {} if fresh is None else {"fresh": fresh}
+    return enqueue(engine, app, settings, listing=listing, checks=[load_check("overlay")], **how)
 
 
 def run(engine: sa.Engine, app: Celery, settings: Settings, archive: Archive, **how: Any) -> Enqueued:

@@ -92,7 +92,7 @@ class Place:
         return Member(self.engine, self.app, self.settings, name)
 
     def command(self) -> Reconciler:
-        return Reconciler(self.engine, self.app, self.settings)
+        return Reconciler(self.engine, self.app, self.settings, busy=lambda: True)
 
     def pass_time(self, seconds: float) -> None:
         """Let so long pass since every round and every claim."""

@@ -156,6 +156,7 @@ def writes(scorer: int, late: Claim) -> list[Any]:
         lambda connection: verdicts.hand_back(connection, late, known),
         lambda connection: verdicts.write_part(connection, late, known, in_hand=first.id),
         lambda connection: crash_isolation.record_content(connection, late, first.id, "sha"),
+        lambda connection: batches.extend(connection, late, lease_seconds=60),
     ]
 
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote
 
 import pytest
@@ -217,6 +218,14 @@ def test_where_a_bucket_lies_is_what_boto3_asked() -> None:
     assert place("http://h:1/b/other.jpg") is None
     assert place("http://h:1/b/a%20b.jpg", service="s3-outposts") is None
     assert place_of("http://h:1/b/a", "", "a") is None
+
+
+@pytest.mark.parametrize("signature", [SIGNED.format(service="s3"), SIGNED.format(service="s3").encode()])
+def test_a_request_tells_its_place_whether_its_headers_are_text_or_bytes(signature: str | bytes) -> None:
+    reads = direct.DirectReads(load_settings(), credentials=lambda: None)
+    reads._note(SimpleNamespace(url="http://h:1/b/a", headers={"Authorization": signature}))
+    reads.learn("b", "a")
+    assert reads._places == {"b": Place(root="http://h:1/b", region="eu-west-1")}
 
 
 def test_behind_a_proxy_boto3_reads(monkeypatch: pytest.MonkeyPatch) -> None:

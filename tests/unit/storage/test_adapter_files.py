@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +222,16 @@ def test_pull_does_not_write_over_anything(tmp_path: Path, settings: Settings) -
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.tex"]
 
 
+def test_what_a_killed_pull_left_is_removed_once_it_is_old(tmp_path: Path, settings: Settings) -> None:
+    adapter = made(tmp_path / "made")
+    for name, age in (("old", adapter_files.STALE_SECONDS + 60), ("young", 0)):
+        left = tmp_path / f".pulled.{name}{adapter_files.PART}"
+        left.mkdir()
+        os.utime(left, times=(time.time() - age,) * 2)
+    pull(str(adapter), tmp_path / "pulled", settings)
+    assert [path.name for path in tmp_path.glob(".pulled.*")] == [f".pulled.young{adapter_files.PART}"]
+
+
 def test_too_much_is_no_adapter(tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = made(tmp_path / "made")
     monkeypatch.setattr(adapter_files, "MAX_FILES", 3)
@@ -254,7 +265,7 @@ def test_of_two_that_fetch_at_once_the_first_one_stays_and_nothing_else_is_taken
 def test_the_shared_place_is_a_setting(tmp_path: Path) -> None:
     assert shared_place(load_settings(data_dir=tmp_path)) == str(tmp_path / "adapters")
     assert (tmp_path / "adapters").is_dir()
-    assert shared_place(load_settings(data_dir=tmp_path, adapters_url="s3://b/a/")) == "s3://b/a"
+    assert shared_place(load_settings(data_dir=tmp_path, adapters_url="s3://b/X//")) == "s3://b/X"
     assert shared_place(load_settings(data_dir=tmp_path, adapters_url="/mnt/x")) == "/mnt/x"
     with pytest.raises(BadSettings, match="adapters_url"):
         shared_place(load_settings(data_dir=tmp_path, adapters_url="http://b/a"))

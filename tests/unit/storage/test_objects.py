@@ -186,6 +186,7 @@ def test_pipes_are_refused_without_waiting(folder: Path) -> None:
     os.mkfifo(folder / "pipe.jpg")
     assert str(folder / "pipe.jpg") in uris(FolderStore(folder), str(folder))
     assert reason(FolderStore(folder), str(folder / "pipe.jpg")) == "refused"
+    assert reason(FolderStore(folder), str(folder / "pipe.jpg" / "a.jpg")) == "refused"  # nor is one on the way opened
 
 
 def test_gone_changed_and_too_large_are_image_errors(folder: Path) -> None:

@@ -16,7 +16,7 @@ from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.scans.checks import save_check
 from scanfleet.db.schema import ledger
-from scanfleet.db.tables import Refusal, ScorerRow
+from scanfleet.db.tables import CheckRow, Refusal, ScorerRow
 from scanfleet.db.training import champions as store
 from scanfleet.db.training import refusals
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
@@ -167,6 +167,35 @@ def test_another_check_of_the_same_worker_notices_nothing(place: Place, second: 
     worker.resolve(place.overlay)
     worker.check()
     assert worker.resolve(place.baggage) is other
+
+
+def test_the_database_is_asked_only_when_something_may_have_changed(place: Place, second: AdapterInfo) -> None:
+    asked: list[str] = []
+    sa.event.listen(place.engine, "before_cursor_execute", lambda *given: asked.append(given[2]))
+    worker = place.worker()
+    worker.resolve(place.overlay)
+    worker.check(newest=1)
+    asked.clear()
+    worker.check(newest=1)
+    assert asked == []
+    place.promote(second)
+    asked.clear()
+    worker.check(newest=2)
+    assert asked
+
+
+def test_a_check_that_a_restored_database_has_lost_is_not_asked_about_again(place: Place) -> None:
+    worker = place.worker()
+    for check_id in (place.overlay, place.baggage):
+        worker.resolve(check_id)
+    place.roll_back("overlay")
+    with transaction(place.engine) as connection:
+        connection.execute(sa.text("PRAGMA defer_foreign_keys = ON"))
+        connection.execute(sa.delete(ScorerRow).where(ScorerRow.check_id == place.overlay))
+        connection.execute(sa.delete(CheckRow).where(CheckRow.id == place.overlay))
+    worker.check()
+    assert set(worker._serving) == {place.baggage}
+    worker.check()
 
 
 def test_a_worker_whose_timer_never_ran_takes_the_new_champion_itself(place: Place, second: AdapterInfo) -> None:
