@@ -48,7 +48,6 @@ class Reconciled:
 class _Due:
     """What a round may find something to do for."""
 
-    open: bool = True  # as in `workers.anything_open`
     expired: bool = True
     complete: bool = True
     batches: bool = True
@@ -107,7 +106,6 @@ class Reconciler:
             return Reconciled()
         with transaction(self._engine) as connection:
             due = self._take_turn(connection)
-            self._mine = due is not None and due.open
             if due is None:
                 return Reconciled()
             written = _write(connection, self._settings, due)
@@ -132,9 +130,10 @@ class Reconciler:
             scan_sums.any_due().label("sums"),
         ).where(~attended)
         row = connection.execute(query).one_or_none()
+        self._mine = row is not None and bool(row.free and row.open)
         if row is None or not row.free:
             return None
-        return _Due(**{name: value for name, value in row._mapping.items() if name != "free"})
+        return _Due(**{name: value for name, value in row._mapping.items() if name not in ("free", "open")})
 
 
 def reconcile_once(engine: sa.Engine, app: Celery, settings: Settings) -> Reconciled:
