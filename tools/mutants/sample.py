@@ -20,7 +20,7 @@ from tools.mutants.table import modules
 T = TypeVar("T")
 FALSE = {"None", "False", "0", "0.0", "()", "{}", "[]", '""'}
 LOGS = {"log", "logger", "warnings"}
-CHOICES = ("_SECONDS", "_BYTES", "_CHARS")
+CHOICES = ("_SECONDS", "_ROUNDS", "_BYTES", "_CHARS")
 WAITS = ("timeout", "_seconds")  # given as numbers: 5 or 6 seconds
 CLOCK = re.compile(r"monotonic\(\)|\bnow\b")
 KNOB = 10  # from here on the exact value of a constant is a choice: 30 or 31 seconds

@@ -25,6 +25,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             f"{LEDGER}/test_ledger.py",
             f"{LEDGER}/test_source_breaker.py",
             "tests/integration/fleet/test_queues.py",
+            "tests/unit/db/test_rescan.py",
             "tests/integration/deletion/test_forget.py",
             f"{LEDGER}/test_restored.py",
             f"{LEDGER}/test_ledger_suspects.py",
@@ -73,6 +74,7 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("scanfleet/storage/*.py", "scanfleet/storage/s3/*.py"),
         (
             "tests/unit/storage/test_objects.py",
+            "tests/unit/storage/test_s3_uri.py",
             "tests/integration/storage/test_objects_s3.py",
             "tests/unit/storage/test_adapter_files.py",
             "tests/unit/models/adapters/test_seal.py",
@@ -86,7 +88,12 @@ GROUPS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "decoders": (
         ("scanfleet/decoding/pool.py", "scanfleet/decoding/process.py", "scanfleet/decoding/answers.py"),
-        ("tests/unit/test_decoding.py", "tests/unit/test_decoding_turns.py", f"{BATCH}/test_file_buffer.py"),
+        (
+            "tests/unit/test_decoding.py",
+            "tests/unit/test_decoding_checks.py",
+            "tests/unit/test_decoding_turns.py",
+            f"{BATCH}/test_file_buffer.py",
+        ),
     ),
     "champions": (
         ("scanfleet/db/training/champions.py",),

@@ -75,8 +75,7 @@ def claim(
     Of a scan whose store is unavailable, lease only a notified batch, as a probe, and one at a time.
     """
     changes = _claiming(connection.dialect.name, model, lease_seconds, named=notified is not None, only=only)
-    named = {} if notified is None else {"notified": notified}
-    row = leases.claim(connection, changes, worker=worker, **named)
+    row = leases.claim(connection, changes, worker=worker, notified=notified)
     return None if row is None else _load(connection, row, worker=worker, lease_seconds=lease_seconds)
 
 

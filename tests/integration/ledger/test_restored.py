@@ -150,9 +150,11 @@ def claim(engine: sa.Engine, worker: str) -> Claim:
 
 def writes(scorer: int, late: Claim) -> list[Any]:
     known = outcome(scorer, late.images, [Answer.FLAG], store=False)
+    broken = outcome(scorer, late.images, [Answer.BROKEN], store=False)
     first = late.images[0]
     return [
         lambda connection: verdicts.write(connection, late, known),
+        lambda connection: verdicts.write(connection, late, broken),
         lambda connection: verdicts.hand_back(connection, late, known),
         lambda connection: verdicts.write_part(connection, late, known, in_hand=first.id),
         lambda connection: crash_isolation.record_content(connection, late, first.id, "sha"),
