@@ -46,6 +46,7 @@ def prepare_file(
     strict: bool = False,
     split: str | None = None,
     where_possible: bool = False,
+    origin: str = "import",
     progress: Progress = _silent,
 ) -> PreparedLabels:
     """Read the file and its images, up to the summary. The options are those of `scanfleet labels import`.
@@ -78,5 +79,5 @@ def prepare_file(
         uri, error = next(iter(fetched.unread.items()))
         n = len(fetched.unread)
         raise BadLabels(f"{file}: none of the {n} {'image' if n == 1 else 'images'} could be read: {uri}: {error}")
-    prepared = prepare(given, fetched, mapping.check, problems, origin="import", split=split)
+    prepared = prepare(given, fetched, mapping.check, problems, origin=origin, split=split)
     return replace(prepared, n_blank=n_blank, where_possible=where_possible)

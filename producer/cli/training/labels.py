@@ -10,6 +10,7 @@ import click
 from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note, read_time
 from scanfleet.producer.cli.tables import count, echo_table
 from scanfleet.producer.cli.training.labels_export import export_labels
+from scanfleet.producer.cli.training.labels_generate import generate_labels
 from scanfleet.producer.cli.training.labels_import import confirm, import_labels, user
 
 if TYPE_CHECKING:
@@ -85,6 +86,7 @@ def add(flags: Flags, /, uri: str, label: str, *, check_name: str, **more: Any) 
 
 
 labels.add_command(import_labels)
+labels.add_command(generate_labels)
 
 
 @labels.command("ls")
