@@ -61,12 +61,12 @@ def generate_labels(
     require_model(settings.model, elsewhere=False)
     done = _draw(settings, request)
     try:
-        prepared = prepare_file(
+        (prepared,) = prepare_file(
             engine, settings, out / "manifest.csv", check_name, who=WHO, label_column="truth", split=TRAIN,
             origin=SYNTHETIC,
         )  # fmt: skip
         kept, n_elsewhere = _in_train(engine, prepared)
-        added = retry_database(lambda: write(engine, kept))
+        added = retry_database(lambda: write(engine, [kept]))
     except BaseException:
         shutil.rmtree(out)
         raise

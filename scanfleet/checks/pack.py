@@ -23,8 +23,8 @@ class PackEntry:
     name: str  # of a check, or the path of its file
     where: str
 
-    def find(self, resolve: Callable[[str], Check]) -> Check:
-        """Return the check. Raises BadCheck, UnknownName with the pack's line."""
+    def find(self, resolve: Callable[[str], list[Check]]) -> list[Check]:
+        """Return the check, or those of one of kind multi. Raises BadCheck, UnknownName with the pack's line."""
         try:
             return resolve(self.name)
         except (BadCheck, UnknownName) as error:
