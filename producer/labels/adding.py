@@ -113,7 +113,7 @@ def _boxes(texts: Sequence[str], label: str, check: Check, *, several: Sequence[
     if len(several) > 1:
         for box in boxes:
             _label_of(check, box.label, several=several)
-        return tuple(box for box in boxes if box.label == class_of(check))
+        return tuple(box for box in boxes if box.label == class_of(check)) or None
     for box in boxes:
         _require_label(box.label, check)
     return boxes

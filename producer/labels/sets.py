@@ -45,6 +45,8 @@ def _about(label: str, entry: Entry, mapping: Mapping[str, str]) -> Entry:
     boxes = None
     if entry.boxes is not None:
         boxes = tuple(replace(box, label=label) for box in entry.boxes if is_it(box.label))
+        if said == label and not boxes:  # it is there, and nobody says where
+            boxes = None
     regions, dropped = (tuple(label for each in some if is_it(each)) for some in (entry.regions, entry.dropped))
     return replace(entry, label=said, boxes=boxes, regions=regions, dropped=dropped)
 

@@ -70,10 +70,12 @@ def add(flags: Flags, /, uri: str, label: str, *, check_name: str, **more: Any) 
     """Label one image.
 
     The image is read once. The label belongs to its bytes, wherever copies lie. A box may start with its own label.
+    Of a check of kind multi, LABEL is a set: knife,gun, or none.
 
     \b
     Example:
       scanfleet labels add photo.jpg overlay --check overlay --box "10 20 110 60"
+      scanfleet labels add bag.png knife,gun --check xray.toml
     """
     from scanfleet.producer.labels.adding import add_one
 
