@@ -12,11 +12,12 @@ from PIL import Image
 
 from scanfleet.models.baselines.fitted import Fitted, Task
 from scanfleet.models.baselines.hog import fit_hog_forest
+from scanfleet.models.baselines.resnet import fit_resnet
 from scanfleet.models.errors import ModelInvalid
 
 __all__ = ["NAMES", "Fitted", "fit"]
 
-_FITS: Mapping[str, Callable[[Task], Fitted]] = {"hog-forest": fit_hog_forest}
+_FITS: Mapping[str, Callable[[Task], Fitted]] = {"hog-forest": fit_hog_forest, "resnet": fit_resnet}
 NAMES: tuple[str, ...] = tuple(_FITS)
 
 

@@ -17,7 +17,7 @@ from scanfleet.models.errors import ModelInvalid
 
 LogOdds = NDArray[np.float64]  # [pictures, names]: natural log of probabilities, up to a constant in each row
 
-_Value = TypeVar("_Value", int, float, str)
+_Value = TypeVar("_Value", bool, int, float, str)
 
 
 class Fitted(Protocol):
