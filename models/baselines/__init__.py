@@ -12,12 +12,17 @@ from PIL import Image
 
 from scanfleet.models.baselines.fitted import Fitted, Task
 from scanfleet.models.baselines.hog import fit_hog_forest
+from scanfleet.models.baselines.ocr import fit_ocr_resnet
 from scanfleet.models.baselines.resnet import fit_resnet
 from scanfleet.models.errors import ModelInvalid
 
 __all__ = ["NAMES", "Fitted", "fit"]
 
-_FITS: Mapping[str, Callable[[Task], Fitted]] = {"hog-forest": fit_hog_forest, "resnet": fit_resnet}
+_FITS: Mapping[str, Callable[[Task], Fitted]] = {
+    "hog-forest": fit_hog_forest,
+    "resnet": fit_resnet,
+    "ocr-resnet": fit_ocr_resnet,
+}
 NAMES: tuple[str, ...] = tuple(_FITS)
 
 

@@ -61,7 +61,7 @@ def fit_with(task: Task, *, figures: Callable[[Sequence[Image.Image]], Extra]) -
         network=network, side=side, figures=figures, centre=centre, spread=spread, known=known, n_names=len(task.names),
         warmth=1.0,
     )  # fmt: skip
-    raw = fitted.logits([task.pictures[place] for place in held])
+    raw = fitted.logits([task.pictures[place] for place in held], extra[held])
     warmth = temperature(raw, targets[held].numpy())
     return replace(fitted, warmth=warmth)
 
@@ -81,19 +81,19 @@ class _Resnet:
 
     def log_odds(self, pictures: Sequence[Image.Image]) -> LogOdds:
         odds = np.full((len(pictures), self.n_names), _ABSENT, dtype=np.float64)
-        odds[:, self.known] = log_softmax(self.logits(pictures) / self.warmth, axis=1)
+        odds[:, self.known] = log_softmax(self.logits(pictures, self.figures(pictures)) / self.warmth, axis=1)
         return odds
 
-    def logits(self, pictures: Sequence[Image.Image], *, batch: int = 32) -> LogOdds:
+    def logits(self, pictures: Sequence[Image.Image], figures: Extra, *, batch: int = 32) -> LogOdds:
         """Return `[pictures, known classes]` of the network, uncalibrated."""
         import torch
 
         found = [np.zeros((0, len(self.known)))]
         for start in range(0, len(pictures), batch):
-            some = pictures[start : start + batch]
-            extra = torch.from_numpy((self.figures(some) - self.centre) / self.spread)
+            part = slice(start, start + batch)
+            extra = torch.from_numpy((figures[part] - self.centre) / self.spread)
             with torch.inference_mode():
-                found.append(self.network(tensor_of(some, self.side), extra).double().cpu().numpy())
+                found.append(self.network(tensor_of(pictures[part], self.side), extra).double().cpu().numpy())
         return np.concatenate(found)
 
 
