@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from PIL import Image
 
+from scanfleet.models.baselines.detector import fit_detector
 from scanfleet.models.baselines.fitted import Fitted, Task
 from scanfleet.models.baselines.hog import fit_hog_forest
 from scanfleet.models.baselines.ocr import fit_ocr_resnet
@@ -22,6 +23,7 @@ _FITS: Mapping[str, Callable[[Task], Fitted]] = {
     "hog-forest": fit_hog_forest,
     "resnet": fit_resnet,
     "ocr-resnet": fit_ocr_resnet,
+    "detector": fit_detector,
 }
 NAMES: tuple[str, ...] = tuple(_FITS)
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 MEAN, SPREAD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as every ResNet was trained
 WARM_UP = 0.05  # of all steps
 MOMENTUM, WEIGHT_DECAY = 0.9, 1e-4
+MOST_GRADIENT = 0.1  # norm, as DETR was trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,13 +43,14 @@ class Schedule:
         )
 
 
-def tensor_of(pictures: Sequence[Image.Image], side: int) -> torch.Tensor:
-    """Return `[pictures, 3, side, side]` normalised pixels."""
+def tensor_of(pictures: Sequence[Image.Image], side: int, *, scaled: bool = True) -> torch.Tensor:
+    """Return `[pictures, 3, side, side]` pixels from 0 to 1; scaled: by mean and spread of ImageNet."""
     import torch
 
     small = [picture.convert("RGB").resize((side, side), Image.Resampling.BILINEAR) for picture in pictures]
     pixels = np.stack([np.asarray(one, dtype=np.float32) for one in small]) / 255
-    return torch.from_numpy((pixels - MEAN) / SPREAD).permute(0, 3, 1, 2).float().contiguous()
+    pixels = (pixels - MEAN) / SPREAD if scaled else pixels
+    return torch.from_numpy(pixels).permute(0, 3, 1, 2).float().contiguous()
 
 
 def varied(picture: Image.Image, dice: random.Random, *, flip: bool) -> Image.Image:
@@ -68,8 +70,11 @@ def train(
     plan: Schedule,
     *,
     seed: int,
+    adaptive: bool = False,
 ) -> None:
     """Train in place. loss_of: of the pictures at these places, varied by these dice. Ends in evaluation mode.
+
+    adaptive: by AdamW with clipped gradients, as detectors and transformers are; else by SGD with momentum.
 
     Batches differ by one picture at most, so that none is too small for batch normalisation.
     """
@@ -78,15 +83,20 @@ def train(
     rng, dice = np.random.default_rng(seed), random.Random(seed)  # noqa: S311 - seeded variation, nothing secret
     n_batches = max(1, len(places) // plan.batch)
     n_steps = plan.epochs * n_batches
-    optimiser = torch.optim.SGD(
-        model.parameters(), plan.rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True
-    )
+    weights = list(model.parameters())
+    optimiser: torch.optim.Optimizer
+    if adaptive:
+        optimiser = torch.optim.AdamW(weights, plan.rate, weight_decay=WEIGHT_DECAY)
+    else:
+        optimiser = torch.optim.SGD(weights, plan.rate, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True)
     rates = torch.optim.lr_scheduler.LambdaLR(optimiser, lambda step: _share_of_rate(step, n_steps))
     model.train()
     for _ in range(plan.epochs):
         for batch in np.array_split(rng.permutation(places), n_batches):
             optimiser.zero_grad()
             torch.autograd.backward(loss_of(batch, dice))
+            if adaptive:
+                torch.nn.utils.clip_grad_norm_(weights, MOST_GRADIENT)
             optimiser.step()
             rates.step()
     model.eval()
