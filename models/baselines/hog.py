@@ -55,5 +55,5 @@ def fit_hog_forest(task: Task) -> Fitted:
     hog = Hog(side=task.positive("side", 128), cell=task.positive("cell", 16))
     if hog.side < 2 * hog.cell:
         raise ModelInvalid(f"hog-forest: side {hog.side} must hold two cells of {hog.cell} pixels at least")
-    features = hog.features(task.pictures)
-    return _HogForest(hog=hog, forest=CalibratedForest(features, task, trees=task.positive("trees", 300)))
+    trees = task.positive("trees", 300)
+    return _HogForest(hog=hog, forest=CalibratedForest(hog.features(task.pictures), task, trees=trees))

@@ -103,10 +103,11 @@ def fit_ocr_resnet(task: Task) -> Fitted:
     if top not in TOPS:
         raise ModelInvalid(f"{task.name}: option top = {top!r} must be one of {', '.join(TOPS)}")
     task.allow("top", "ocr_side", *(("trees",) if top == "forest" else OPTIONS))
+    trees = task.positive("trees", 300)
     engine = PaddleOcr(task.positive("ocr_side", 480))
     if top == "resnet":
         return fit_with(task, figures=lambda pictures: _figures(engine, pictures))
-    forest = CalibratedForest(_figures(engine, task.pictures), task, trees=task.positive("trees", 300))
+    forest = CalibratedForest(_figures(engine, task.pictures), task, trees=trees)
     return _OcrForest(engine=engine, forest=forest)
 
 
