@@ -41,7 +41,7 @@ def engine(database_url: str, tmp_path: Path) -> Iterator[sa.Engine]:
 
 
 def scanned(engine: sa.Engine, check: Check, decisions: str, *, fresh: bool = False, pass_id: str | None = "p") -> str:
-    """Scan an image for each letter: f flags, c is clear, r is a review that the class is likelier in, - waits."""
+    """Scan an image a letter: f flags, c is clear, r and d are reviews, with the class likelier in r; - waits."""
     images = [NewImage(uri=f"s3://B/{number}.jpg", etag="1", size=1) for number in range(len(decisions))]
     with transaction(engine) as connection:
         scan, _ = scans.open_scan(
@@ -51,7 +51,12 @@ def scanned(engine: sa.Engine, check: Check, decisions: str, *, fresh: bool = Fa
         held = batches.claim(connection, model="fake", worker="w", lease_seconds=600)
         assert held is not None
         label, none = check.labels
-        answers = {"f": (label, "flag", 2.0), "c": (none, "clear", -2.0), "r": (label, "review", 0.5)}
+        answers = {
+            "f": (label, "flag", 2.0),
+            "c": (none, "clear", -2.0),
+            "r": (label, "review", 0.5),
+            "d": (none, "review", -0.5),
+        }
         made = []
         for image, letter in zip(held.images, decisions, strict=True):
             if letter in answers:
@@ -66,7 +71,7 @@ def scanned(engine: sa.Engine, check: Check, decisions: str, *, fresh: bool = Fa
 def test_each_image_has_the_classes_it_shows(engine: sa.Engine, monkeypatch: pytest.MonkeyPatch, page: int) -> None:
     monkeypatch.setattr(sets, "PAGE_IMAGES", page)
     scanned(engine, KNIFE, "ffc-r")
-    scanned(engine, GUN, "fccfc")
+    scanned(engine, GUN, "fccfd")
     with engine.connect() as connection:
         found = list(iter_sets(engine, set_scans(connection, CHECKS)))
     assert [(one.uri[-5], one.decided("flag"), one.decided("review"), sorted(one.shown)) for one in found] == [
@@ -74,7 +79,7 @@ def test_each_image_has_the_classes_it_shows(engine: sa.Engine, monkeypatch: pyt
         ("1", ["knife"], [], ["knife"]),
         ("2", [], [], []),
         ("3", ["gun"], [], ["gun"]),
-        ("4", [], ["knife"], ["knife"]),
+        ("4", [], ["knife", "gun"], ["knife"]),
     ]
     assert found[3].margins == {"gun": 2.0}
     assert found[0].content_sha256 == "sha-s3://B/0.jpg"

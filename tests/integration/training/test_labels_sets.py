@@ -1,12 +1,18 @@
 """Labels of a check of kind multi: a set of classes is a yes or no for each, in one transaction."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
 
+from scanfleet.config.settings import load_settings
+from scanfleet.db.schema import ledger
+from scanfleet.errors import BadLabels
+from scanfleet.producer.labels.file_import import prepare_file
+from scanfleet.producer.labels.importing import write
 from tests.helpers.cli_call import scanfleet
 
 XRAY = 'kind = "multi"\nname = "xray"\nprompt = "Is there a {class}?"\nclasses = ["knife", "gun"]\n'
@@ -157,6 +163,17 @@ def test_an_image_in_another_split_refuses_all_classes(bags: Bags) -> None:
     code, said = bags.run("import", "t.csv", "--split", other, "--where-possible")
     assert code == 0, said
     assert bags.said()["both", "gun"] == ("gun", None)
+
+
+def test_a_class_that_is_refused_at_the_last_moment_takes_the_others_with_it(bags: Bags) -> None:
+    """Another process put the image into a split of its own after the summary was made."""
+    (bags.folder / "t.csv").write_text("uri,label\none.png,gun\n")
+    settings = load_settings(data_dir=bags.folder)
+    with ledger(settings) as engine:
+        knife, gun = prepare_file(engine, settings, bags.folder / "t.csv", str(bags.folder / "xray.toml"), who="ann")
+        with pytest.raises(BadLabels, match="already in another split"):
+            write(engine, [replace(knife, split="train"), replace(gun, split="golden")])
+    assert bags.said() == {}
 
 
 def test_a_box_that_marks_nothing_leaves_its_class_open_and_no_other(bags: Bags) -> None:
