@@ -106,7 +106,7 @@ def _import(path: Path) -> None:
     with tempfile.TemporaryDirectory() as folder:
         engine = connect(load_settings(data_dir=Path(folder)))
         upgrade(engine)
-        write(engine, prepared)
+        write(engine, [prepared])
         engine.dispose()
 
 

@@ -22,6 +22,7 @@ from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note
 from scanfleet.producer.cli.queries.compare import compare
 from scanfleet.producer.cli.queries.facets import facets
 from scanfleet.producer.cli.queries.history import history
+from scanfleet.producer.cli.queries.sets import sets
 from scanfleet.producer.cli.queries.sql import sql
 from scanfleet.producer.cli.scans.agreement import agreement
 from scanfleet.producer.cli.scans.rescan import rescan
@@ -110,7 +111,7 @@ for command in COMMANDS:
     cli.add_command(command)
 labels.add_command(suggest)
 scans.add_command(agreement)
-for question in (export, history, facets, compare, sql):
+for question in (export, history, facets, compare, sets, sql):
     results.add_command(question)
 
 

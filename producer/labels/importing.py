@@ -84,19 +84,23 @@ def summarise(engine: sa.Engine, prepared: PreparedLabels) -> Summary:
     )
 
 
-def write(engine: sa.Engine, prepared: PreparedLabels) -> list[int]:
+def write(engine: sa.Engine, prepared: Sequence[PreparedLabels]) -> list[int]:
     """Write everything or nothing. Returns the ids of the added labels; writing again adds none.
 
-    Raises BadLabels if images are in another split than the one asked for.
+    prepared: of each check. Raises BadLabels if images are in another split than the one asked for.
     """
     with transaction(engine, long=True) as connection:
-        name = prepared.check.name
-        save_check(connection, prepared.check)  # of a check given as a file, this is all that a training finds
-        places = add_images(connection, name, prepared.images, wanted=prepared.split)
-        require_split(prepared, sum(place.refused for place in places.values()))
-        shown = shown_for(connection, name, list(places))
-        labels = _with_origin(prepared, places)
-        return add_labels(connection, name, [replace(one, shown=shown.get(one.content_sha256)) for one in labels])
+        return [label_id for each in prepared for label_id in _write(connection, each)]
+
+
+def _write(connection: sa.Connection, prepared: PreparedLabels) -> list[int]:
+    name = prepared.check.name
+    save_check(connection, prepared.check)  # of a check given as a file, this is all that a training finds
+    places = add_images(connection, name, prepared.images, wanted=prepared.split)
+    require_split(prepared, sum(place.refused for place in places.values()))
+    shown = shown_for(connection, name, list(places))
+    labels = _with_origin(prepared, places)
+    return add_labels(connection, name, [replace(one, shown=shown.get(one.content_sha256)) for one in labels])
 
 
 def require_split(prepared: PreparedLabels, n_refused: int) -> None:

@@ -110,20 +110,22 @@ def map_labels(
             problems.leave_out(entry.where, f"{entry.uri}: {reason}", Reason.DOUBT)
             doubted.add((one.image.uri, one.who))
         found.append(one)
-    _add_unknown(unknown, mapping.check, problems)
+    add_unknown(unknown, mapping.check.name, mapping.check.labels, problems)
     found = _without_contradictions(found, doubted, problems)
     problems.raise_any()
     problems.require_some(found)
     return found
 
 
-def _add_unknown(unknown: Mapping[str, Sequence[str]], check: Check, problems: Problems) -> None:
+def add_unknown(
+    unknown: Mapping[str, Sequence[str]], check_name: str, known: Sequence[str], problems: Problems
+) -> None:
     """Add the labels that the check does not know, each with its number and first place."""
     if len(unknown) > SEVERAL:
         names = ", ".join(f"{label} ({len(places)})" for label, places in list(unknown.items())[:MOST_LABELS])
         problems.add(
             f"{len(unknown)} labels",
-            f"not labels of check {check.name} ({_few(check.labels)}), with their number of entries: {names}: map each "
+            f"not labels of check {check_name} ({_few(known)}), with their number of entries: {names}: map each "
             "with --map FILE or --map 'THEIRS=OURS'",
         )
         return
@@ -131,7 +133,7 @@ def _add_unknown(unknown: Mapping[str, Sequence[str]], check: Check, problems: P
         n = f"in {len(places)} entries, first " if len(places) > 1 else ""
         problems.add(
             f"{n}{places[0]}",
-            f"{label!r} is not a label of check {check.name} ({_few(check.labels)}): --map '{label}=OURS'",
+            f"{label!r} is not a label of check {check_name} ({_few(known)}): --map '{label}=OURS'",
         )
 
 

@@ -8,7 +8,8 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from scanfleet.checks.check import Check, builtin_names, load_check
+from scanfleet.checks.check import Check, builtin_names
+from scanfleet.checks.multi import load_checks, require_one
 from scanfleet.config.model_names import require_address, require_model
 from scanfleet.config.settings import Settings
 from scanfleet.db.scans.new_images import NewImage
@@ -47,6 +48,6 @@ def _entries(images: Iterator[NewImage]) -> Iterator[dict[str, Any]]:
 def find_check(settings: Settings, name: str) -> Check:
     """Load a check. A file or a built-in check needs no ledger; an added check is stored in one."""
     if name.endswith(".toml") or name in builtin_names():
-        return load_check(name)
+        return require_one(load_checks(name), name=name)
     with session.existing_ledger(settings) as engine:
         return session.find_check(engine, name)

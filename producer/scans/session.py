@@ -15,12 +15,13 @@ import sqlalchemy as sa
 from celery import Celery
 
 from scanfleet.checks.check import Check, builtin_names, load_check
+from scanfleet.checks.multi import load_checks, require_one
 from scanfleet.checks.pack import load_pack
 from scanfleet.config.diagnosis import check_broker, warn_of_open_connections
 from scanfleet.config.settings import Settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.results.results import known_identities
-from scanfleet.db.scans.checks import list_checks, resolve_check
+from scanfleet.db.scans.checks import list_checks, resolve_check, resolve_checks
 from scanfleet.db.scans.crash_isolation import expire_worker
 from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.scans.workers import WorkerInfo, last_end, live_workers
@@ -161,9 +162,17 @@ def open_session(settings: Settings) -> Iterator[Session]:
 def find_check(engine: sa.Engine | None, name: str) -> Check:
     """Return a check by name or file; without a database, only built-in names. Raises UnknownName, BadCheck."""
     if engine is None:
-        return load_check(name)
+        return require_one(load_checks(name), name=name)
     with reading(engine) as connection:
         return resolve_check(connection, name)
+
+
+def find_several(engine: sa.Engine | None, name: str) -> list[Check]:
+    """Return the checks of a name or file: several for one of kind multi. Raises as `find_check`."""
+    if engine is None:
+        return load_checks(name)
+    with reading(engine) as connection:
+        return resolve_checks(connection, name)
 
 
 def known_checks(engine: sa.Engine | None) -> list[Check]:
@@ -176,10 +185,10 @@ def known_checks(engine: sa.Engine | None) -> list[Check]:
 
 def find_checks(engine: sa.Engine | None, request: Request) -> list[Check]:
     """Return each check of a request once, then those of its pack. Raises as `find_check`."""
-    resolve = partial(find_check, engine)
+    resolve = partial(find_several, engine)
     entries = [] if request.pack is None else load_pack(request.pack)
     found = [resolve(name) for name in request.check_names] + [entry.find(resolve) for entry in entries]
-    return list({check.hash: check for check in found}.values())
+    return list({check.hash: check for checks in found for check in checks}.values())
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import os
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from scanfleet.errors import BadLabels
 from scanfleet.producer.labels.adding import add_one
 from scanfleet.producer.labels.file_import import prepare_file
 from scanfleet.producer.labels.importing import require_split, summarise, write
+from scanfleet.producer.labels.sets import joint
 from scanfleet.producer.local.scoring import find_check, score_named
 from scanfleet.producer.scans.session import Request, existing_ledger, known_checks, open_session
 from scanfleet.producer.sources.named import NamedImages
@@ -186,8 +188,8 @@ class Fleet:
         """
         with ledger(self.settings) as engine:
             prepared = prepare_file(engine, self.settings, Path(file), check, who=_user(who), **options)
-            summary = retry_database(lambda: summarise(engine, prepared))
-            require_split(prepared, summary.n_refused)
+            summary = joint([retry_database(partial(summarise, engine, each)) for each in prepared])
+            require_split(prepared[0], summary.n_refused)
             return len(retry_database(lambda: write(engine, prepared))) if summary.n_labels else 0
 
     def adapters(self, check: str | None = None) -> list[AdapterInfo]:

@@ -6,10 +6,10 @@ import hashlib
 import json
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 from pydantic import (
     BaseModel,
@@ -179,18 +179,21 @@ def parse_check(text: str, *, where: str) -> Check:
     try:
         check = Check.model_validate(body)
     except ValidationError as error:
-        problems = _problems(error, body)
-    else:
-        problems = menu_problems(check.labels, check.descriptions, check.steps)
-    if problems:
-        found = sorted((_line_of(text, field), f"{field}: {words}") for field, words in problems)
-        first, *others = dict.fromkeys(found)
-        more = "".join(f"; line {line}: {words}" for line, words in others)
-        raise BadCheck(f"{where}:{first[0]}: {printable(first[1] + more)}")
+        refuse(text, where, problems_of(error, body))
+    if problems := menu_problems(check.labels, check.descriptions, check.steps):
+        refuse(text, where, problems)
     return check
 
 
-def _problems(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, str]]:
+def refuse(text: str, where: str, problems: Sequence[tuple[str, str]]) -> NoReturn:
+    """Raise BadCheck with (field, problem) pairs in the order of their lines."""
+    found = sorted((_line_of(text, field), f"{field}: {words}") for field, words in problems)
+    first, *others = dict.fromkeys(found)
+    more = "".join(f"; line {line}: {words}" for line, words in others)
+    raise BadCheck(f"{where}:{first[0]}: {printable(first[1] + more)}")
+
+
+def problems_of(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return (field, problem) pairs with messages for people."""
     by_field: dict[str, str] = {}
     for problem in error.errors(include_input=False, include_url=False):
@@ -222,15 +225,7 @@ def _problems(error: ValidationError, body: Mapping[str, Any]) -> list[tuple[str
 def load_check(name_or_path: str) -> Check:
     """Return a built-in check by name, or a check file by path (a name that ends in .toml)."""
     if name_or_path.endswith(".toml"):
-        path = Path(name_or_path)
-        try:
-            text = path.read_text(encoding="utf-8")
-        except UnicodeDecodeError as error:
-            raise BadCheck(f"{path}: cannot be read: not UTF-8 at byte {error.start + 1}") from None
-        except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-            reason = error.strerror if isinstance(error, OSError) else error
-            raise BadCheck(f"{path}: cannot be read: {reason}") from None
-        return parse_check(text, where=str(path))
+        return parse_check(read_text(Path(name_or_path)), where=name_or_path)
     builtin = resources.files("scanfleet") / "builtin" / f"{name_or_path}.toml"
     if name_or_path not in builtin_names():
         raise UnknownName(
@@ -238,6 +233,17 @@ def load_check(name_or_path: str) -> Check:
             "name a .toml file, or add one with `scanfleet checks add`"
         )
     return parse_check(builtin.read_text(encoding="utf-8"), where=f"built-in {name_or_path}")
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a check file. Raises BadCheck."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BadCheck(f"{path}: cannot be read: not UTF-8 at byte {error.start + 1}") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise BadCheck(f"{path}: cannot be read: {reason}") from None
 
 
 def builtin_names() -> list[str]:

@@ -7,13 +7,14 @@ import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from scanfleet.checks.check import Check
 from scanfleet.config.validation import printable, suggestion
 from scanfleet.errors import BadCheck, UnknownName
 
 MAX_CHECKS = 64
 _FIELDS = ("checks",)
+FoundT = TypeVar("FoundT")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +24,8 @@ class PackEntry:
     name: str  # of a check, or the path of its file
     where: str
 
-    def find(self, resolve: Callable[[str], Check]) -> Check:
-        """Return the check. Raises BadCheck, UnknownName with the pack's line."""
+    def find(self, resolve: Callable[[str], FoundT]) -> FoundT:
+        """Return what `resolve` does. Raises BadCheck, UnknownName with the pack's line."""
         try:
             return resolve(self.name)
         except (BadCheck, UnknownName) as error:

@@ -108,6 +108,9 @@ class Settings(BaseSettings):
     train_recipe: str = "auto"  # a recipe's name; auto: the one that suits the base model
     train_check_seconds: float = Field(default=30.0, gt=0)  # between two checks for reasons to train
     train_lease_seconds: float = Field(default=60.0, gt=0, le=MAX_LEASE_SECONDS)
+    train_synthetic_share: float = Field(
+        default=0.3, ge=0, lt=1
+    )  # most generated images of what a training learns from
     train_shadow_images: int = Field(default=300, ge=0)  # unlabelled images that the gate compares both adapters on
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"

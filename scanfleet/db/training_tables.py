@@ -54,7 +54,7 @@ class Label(Base):
     boxes: Mapped[list[Any] | None]  # [{x0, y0, x1, y1, label}], pixels of the upright image; perhaps with attributes
     who: Mapped[str]
     shown: Mapped[dict[str, Any] | None]  # the verdict that the person saw: label, decision, score, margin, scorer
-    origin: Mapped[str]  # person, import, review; golden: imported to be in the golden set of this check
+    origin: Mapped[str]  # person, import, review; golden: imported to be in this check's golden set; synthetic
     at: Mapped[datetime]
     undoes: Mapped[int | None]  # this row only withdraws an earlier one
     settles: Mapped[bool] = mapped_column(default=False, server_default=sa.false())  # ends a conflict between people

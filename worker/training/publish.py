@@ -160,6 +160,7 @@ def report_of(context: Context) -> dict[str, Any]:
         "newest_label": training.newest_label,
         "labels": results["images"]["labels"],
         "left_out": results["images"]["left_out"],
+        "generated": results["images"].get("generated", 0),
         "fit": trained,
         "calibration": {name: results["calibrate"][name] for name in ("calibrator", "thresholds", "metrics")},
         "adapter": {name: results["publish"][name] for name in ("adapter_id", "uri")},

@@ -44,9 +44,42 @@ def images(context: Context) -> dict[str, Any]:
     labels, folder = labelled_of(rows), context.work.path / IMAGES
     examples, left_out = materialise(context.settings, labels, folder, context.question, watch=context.progress.count)
     present = {example.key for example in examples}
-    kept = [row for row in rows if row["content_sha256"] in present]
+    found = [row for row in rows if row["content_sha256"] in present]
+    kept = with_few_generated(found, share=context.settings.train_synthetic_share)
+    if len(kept) < len(found):
+        left_out |= {"generated": len(found) - len(kept)}
     require_enough(context.question, ((row["split"], row["label"]) for row in kept), left_out=left_out)
-    return {"kept": sorted(present), "left_out": left_out, "labels": count_by_split(kept)}
+    return {
+        "kept": sorted(row["content_sha256"] for row in kept),
+        "left_out": left_out,
+        "labels": count_by_split(kept),
+        "generated": sum(is_generated(row) for row in kept),
+    }
+
+
+def is_generated(row: dict[str, Any]) -> bool:
+    """Whether the image was generated. A training that an earlier release began has none."""
+    return bool(row.get("synthetic", False))
+
+
+def with_few_generated(rows: Sequence[dict[str, Any]], *, share: float) -> list[dict[str, Any]]:
+    """Leave out generated images until they are at most this share of what is learnt from.
+
+    They stop no training early: those among the held-out clusters are left out as well. The others are taken in the
+    order of their hashes, label by label in turn, so that no label loses more than another, and a training with more
+    labels has those of one with fewer.
+    """
+    learnt = [row for row in rows if row["split"] == "train" and not _is_held_out(row["cluster"])]
+    n_real = sum(not is_generated(row) for row in learnt)
+    generated = sorted((row for row in learnt if is_generated(row)), key=lambda row: row["content_sha256"])
+    turns: Counter[str] = Counter()
+    ranked = []
+    for row in generated:
+        ranked.append((turns[row["label"]], row["label"], row["content_sha256"]))
+        turns[row["label"]] += 1
+    most = int(n_real * share / (1 - share) + 1e-9)
+    taken = {sha for _, _, sha in sorted(ranked)[:most]}
+    return [row for row in rows if not is_generated(row) or row["content_sha256"] in taken]
 
 
 def is_shared_here(context: Context) -> bool:
@@ -70,9 +103,13 @@ def labelled_of(rows: Iterable[dict[str, Any]]) -> list[Labelled]:
 def with_validation(examples: Sequence[Example]) -> tuple[list[Example], list[Example]]:
     """(training, validation): whole clusters, chosen by hash, so that an image keeps its part as labels grow."""
     by_hash = sorted({example.cluster for example in examples}, key=_position)
-    held_out = {cluster for cluster in by_hash if _position(cluster) < VALIDATION_SHARE} or set(by_hash[:1])
+    held_out = {cluster for cluster in by_hash if _is_held_out(cluster)} or set(by_hash[:1])
     learn = [example for example in examples if example.cluster not in held_out]
     return learn, [example for example in examples if example.cluster in held_out]
+
+
+def _is_held_out(cluster: str) -> bool:
+    return _position(cluster) < VALIDATION_SHARE
 
 
 def _position(cluster: str) -> float:
@@ -82,7 +119,7 @@ def _position(cluster: str) -> float:
 
 def record_of(each: CurrentLabel) -> dict[str, Any]:
     """The fields of a label that a training needs, as JSON."""
-    names = (*Labelled.__dataclass_fields__, "split")
+    names = (*Labelled.__dataclass_fields__, "split", "synthetic")
     return {name: getattr(each, name) for name in names} | {"at": each.at.isoformat()}
 
 

@@ -82,7 +82,7 @@ def show(flags: Flags, name: str) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @click.pass_obj
 def add(flags: Flags, file: Path) -> None:
-    """Store a check file under its name, for the whole fleet.
+    """Store a check file under its name, for the whole fleet. One of kind multi stores a check for each class.
 
     Earlier scans keep the version they were made with.
 
@@ -90,19 +90,20 @@ def add(flags: Flags, file: Path) -> None:
     Example:
       scanfleet checks add logos.toml
     """
-    from scanfleet.checks.check import load_check
+    from scanfleet.checks.multi import load_checks
     from scanfleet.db.engine import transaction
-    from scanfleet.db.scans.checks import save_check
+    from scanfleet.db.scans.checks import add_checks
     from scanfleet.errors import BadCheck
 
     if file.suffix != ".toml":
         raise BadCheck(f"{file}: a check is a .toml file (`scanfleet checks show overlay` prints an example)")
-    check = load_check(str(file))
+    checks = load_checks(str(file))
     with flags.ledger() as engine:
         with transaction(engine) as connection:
-            save_check(connection, check, added=True)
-        note(f"check {check.name} is now version {check.hash[:12]}")
-        _note_unused_adapter(engine, check, flags)
+            add_checks(connection, checks)
+        for check in checks:
+            note(f"check {check.name} is now version {check.hash[:12]}")
+            _note_unused_adapter(engine, check, flags)
 
 
 def _note_unused_adapter(engine: sa.Engine | None, check: Check, flags: Flags) -> None:

@@ -10,6 +10,7 @@ import click
 from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note, read_time
 from scanfleet.producer.cli.tables import count, echo_table
 from scanfleet.producer.cli.training.labels_export import export_labels
+from scanfleet.producer.cli.training.labels_generate import generate_labels
 from scanfleet.producer.cli.training.labels_import import confirm, import_labels, user
 
 if TYPE_CHECKING:
@@ -69,10 +70,12 @@ def add(flags: Flags, /, uri: str, label: str, *, check_name: str, **more: Any) 
     """Label one image.
 
     The image is read once. The label belongs to its bytes, wherever copies lie. A box may start with its own label.
+    Of a check of kind multi, LABEL is a set: knife,gun, or none.
 
     \b
     Example:
       scanfleet labels add photo.jpg overlay --check overlay --box "10 20 110 60"
+      scanfleet labels add bag.png knife,gun --check xray.toml
     """
     from scanfleet.producer.labels.adding import add_one
 
@@ -85,6 +88,7 @@ def add(flags: Flags, /, uri: str, label: str, *, check_name: str, **more: Any) 
 
 
 labels.add_command(import_labels)
+labels.add_command(generate_labels)
 
 
 @labels.command("ls")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,8 +80,10 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
       scanfleet labels import truth.csv --check overlay --label-column truth
       scanfleet labels import coco.json --check baggage --map Pistol=gun
     """
+    from scanfleet.checks.multi import set_name
     from scanfleet.producer.labels.file_import import prepare_file
     from scanfleet.producer.labels.importing import require_split, summarise, write
+    from scanfleet.producer.labels.sets import joint
     from scanfleet.retry import retry_database
 
     if more["where_possible"] and more["split"] is None:
@@ -89,13 +92,13 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
     with flags.ledger() as engine:
         more["who"] = more["who"] or user()
         prepared = prepare_file(engine, settings, file, check_name, progress=_progress, **more)
-        summary = retry_database(lambda: summarise(engine, prepared))
-        echo_summary(summary, prepared.split)
-        require_split(prepared, summary.n_refused)
-        n_unread = len(prepared.unread)
-        most = n_unread > prepared.n_named
+        summary = joint([retry_database(partial(summarise, engine, each)) for each in prepared])
+        echo_summary(summary, more["split"])
+        require_split(prepared[0], summary.n_refused)
+        n_unread, n_named = len(prepared[0].unread), prepared[0].n_named
+        most = n_unread > n_named
         if most:
-            note(f"warning: {n_unread} of {n_unread + prepared.n_named} images could not be read: is --root right?")
+            note(f"warning: {n_unread} of {n_unread + n_named} images could not be read: is --root right?")
         if dry_run:
             note("nothing was written (--dry-run)")
             return
@@ -105,7 +108,8 @@ def import_labels(flags: Flags, /, file: Path, *, check_name: str, dry_run: bool
         if not confirm(f"add {count(summary.n_labels, 'label')}?", yes=yes, needed=most):
             return
         n = len(retry_database(lambda: write(engine, prepared)))
-    note(f"{count(n, 'label')} added to check {prepared.check.name}")
+    checks = [each.check for each in prepared]
+    note(f"{count(n, 'label')} added to check {set_name(checks) or checks[0].name}")
 
 
 @contextmanager

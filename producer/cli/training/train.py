@@ -244,6 +244,7 @@ def _show(found: TrainingInfo, *, page: str | None) -> None:
         "adapter": found.adapter_id,
         "page": page,
         "labels": ", ".join(f"{sum(each.values())} {split}" for split, each in labels.items()) or None,
+        "generated": f"{report['generated']} of the images in train" if report.get("generated") else None,
         "loss": _losses(report.get("fit") or {}) if found.state == "failed" else None,
         "moved": _moved(report.get("canary") or {}) if found.state == "failed" else None,
         "again": _again(found) if found.state == "failed" else None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from scanfleet.config.validation import printable
 from scanfleet.errors import BadLabels
@@ -39,6 +39,10 @@ class Problems:
     strict: bool = True
     left_out: list[str] = field(default_factory=list)
     reasons: Counter[str] = field(default_factory=Counter)
+
+    def copy(self) -> Problems:
+        """Return problems of their own that begin with these."""
+        return replace(self, found=[*self.found], left_out=[*self.left_out], reasons=Counter(self.reasons))
 
     def add(self, where: str, words: str) -> None:
         """Raises BadLabels after MAX_PROBLEMS."""

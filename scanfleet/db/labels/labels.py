@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy import orm
 
 from scanfleet.db.engine import now, reading
-from scanfleet.db.labels.queries import PINNED, counting, split_for, undone
+from scanfleet.db.labels.queries import PINNED, counting, is_synthetic, split_for, undone
 from scanfleet.db.tables import Label, LabelledImage
 
 PAGE_IMAGES = 1000
@@ -29,7 +29,8 @@ class CurrentLabel:
 
     boxes: [{x0, y0, x1, y1, label}], pixels of the upright image, perhaps with `attributes`; None: not given.
     drawn: why a person was asked about the image. shown: its verdict then. cluster: images of one group or with near
-    hashes. split: for this check; "none": not to be used. attributes: of the image, name -> text.
+    hashes. split: for this check; "none": not to be used. attributes: of the image, name -> text. synthetic: the image
+    was generated for this check.
     """
 
     label_id: int
@@ -51,6 +52,7 @@ class CurrentLabel:
     cluster: str
     split: str
     attributes: dict[str, str] | None = None
+    synthetic: bool = False
 
     @property
     def frame(self) -> int | None:
@@ -65,7 +67,7 @@ class NewLabel:
     content_sha256: str
     label: str
     who: str
-    origin: str  # person, import, review; PINNED: its image belongs to the golden set of the check by choice
+    origin: str  # person, import, review, SYNTHETIC; PINNED: its image belongs to the golden set of the check by choice
     uri: str | None = None
     boxes: list[dict[str, Any]] | None = None
     settles: bool = False
@@ -143,7 +145,8 @@ def count_since(
 ) -> int:
     """Count the images with a current label newer than this one. splits: those to count.
 
-    Golden images are left out by default: they judge adapters, and train none.
+    Golden images are left out by default: they judge adapters, and train none. Generated images never count: they are
+    no news of the archive.
     """
     later = orm.aliased(Label)
     touched = sa.select(later.content_sha256).where(later.check_name == check_name, later.id > label_id)
@@ -153,7 +156,7 @@ def count_since(
         .select_from(counts)
         .join(LabelledImage, LabelledImage.content_sha256 == counts.c.content_sha256)
         .where(counts.c.place == 1, ~counts.c.disputed, counts.c.id > label_id)
-        .where(split_for(check_name).in_(list(splits)))
+        .where(split_for(check_name).in_(list(splits)), ~is_synthetic(check_name, counts.c.content_sha256))
     )
     return connection.execute(query).scalar_one()
 
@@ -239,6 +242,7 @@ def _select_current(
         sa.select(counts.c.id.label("label_id"), *(counts.c[name] for name in given))
         .add_columns(LabelledImage.uri, *(LabelledImage.__table__.c[name] for name in found))
         .add_columns(LabelledImage.given_group.label("group"), split_for(check_name).label("split"))
+        .add_columns(is_synthetic(check_name, counts.c.content_sha256).label("synthetic"))
         .join(LabelledImage, LabelledImage.content_sha256 == counts.c.content_sha256)
         .where(counts.c.place == 1, ~counts.c.disputed)
         .order_by(counts.c.content_sha256)

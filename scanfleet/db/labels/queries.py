@@ -15,6 +15,7 @@ from sqlalchemy.orm import aliased
 from scanfleet.db.tables import Label, LabelledImage
 
 PINNED = "golden"  # origin of a label that puts its image into the golden set of its check
+SYNTHETIC = "synthetic"  # origin of a label of a generated image, which only trainings may use, up to a share
 Condition = sa.ColumnElement[bool]
 Name = str | sa.ColumnElement[str] | orm.InstrumentedAttribute[str]  # of a check, or the column that holds it
 
@@ -76,3 +77,9 @@ def is_pinned(check: Name, image: Name) -> Condition:
     """True where an image was chosen for it. That is permanent, though its label may be undone and given anew."""
     mine = aliased(Label)
     return sa.exists().where(mine.check_name == check, mine.content_sha256 == image, mine.origin == PINNED)
+
+
+def is_synthetic(check: Name, image: Name) -> Condition:
+    """True where an image was generated for a check. That is permanent, though people may label it as well."""
+    mine = aliased(Label)
+    return sa.exists().where(mine.check_name == check, mine.content_sha256 == image, mine.origin == SYNTHETIC)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import sqlalchemy as sa
 
 from scanfleet.checks.check import Check, builtin_names, load_check
+from scanfleet.checks.multi import BETWEEN, is_member, load_checks, require_one
 from scanfleet.db.engine import now
 from scanfleet.db.tables import CheckRow
 from scanfleet.errors import UnknownName
@@ -32,6 +35,33 @@ def save_check(connection: sa.Connection, check: Check, *, added: bool = False) 
     if added:
         connection.execute(sa.update(CheckRow).where(CheckRow.id == existing).values(added_at=at))
     return existing
+
+
+def add_checks(connection: sa.Connection, checks: Sequence[Check]) -> None:
+    """Let the names of these checks stand for these versions from now on. Those of a multi check are added at once."""
+    ids = [save_check(connection, check) for check in checks]
+    connection.execute(sa.update(CheckRow).where(CheckRow.id.in_(ids)).values(added_at=now(connection)))
+
+
+def resolve_checks(connection: sa.Connection, name_or_path: str) -> list[Check]:
+    """Return the checks of a file or a name: several for one of kind multi. Raises UnknownName, BadCheck."""
+    if name_or_path.endswith(".toml"):
+        return load_checks(name_or_path)
+    members = [] if name_or_path in list_checks(connection) else _members(connection, name_or_path)
+    return members or [resolve_check(connection, name_or_path)]
+
+
+def _members(connection: sa.Connection, name: str) -> list[Check]:
+    """Return the checks of a multi check, as it was added last."""
+    query = (
+        sa.select(CheckRow.body, CheckRow.added_at)
+        .where(CheckRow.name.startswith(name + BETWEEN, autoescape=True), CheckRow.added_at.is_not(None))
+        .order_by(CheckRow.id)
+    )
+    rows = [(Check.model_validate(row.body), row.added_at) for row in connection.execute(query)]
+    rows = [(check, at) for check, at in rows if is_member(check, name)]
+    newest = max((at for _, at in rows), default=None)
+    return [check for check, at in rows if at == newest]
 
 
 def get_check(connection: sa.Connection, check_id: int) -> Check:
@@ -66,8 +96,10 @@ def list_checks(connection: sa.Connection) -> dict[str, Check]:
 def resolve_check(connection: sa.Connection, name_or_path: str) -> Check:
     """A check by file (ends in .toml), or by name: added ones first, then built-in. Raises UnknownName, BadCheck."""
     if name_or_path.endswith(".toml"):
-        return load_check(name_or_path)
+        return require_one(load_checks(name_or_path), name=name_or_path)
     checks = list_checks(connection)
+    if name_or_path not in checks and (members := _members(connection, name_or_path)):
+        return require_one(members, name=name_or_path)
     if name_or_path not in checks:
         raise UnknownName(
             f"no check {name_or_path!r} (there are {', '.join(sorted(checks))}); "

@@ -35,7 +35,7 @@ LABELS = View(
         ),
         ("who", "l.who", "the person of the newest label that counts, as the following columns"),
         ("labelled_at", "l.at", "when"),
-        ("origin", "l.origin", "person, import, review or golden"),
+        ("origin", "l.origin", "person, import, review, golden or synthetic"),
         ("drawn", "l.drawn", "why that image was asked about: random represents the archive, others do not"),
         ("note", "l.note", "a remark"),
         ("boxes", "l.boxes", "JSON list of x0, y0, x1, y1 (pixels) and label"),

@@ -20,7 +20,7 @@ from scanfleet.db.labels import labels as store
 from scanfleet.db.labels.clusters import SeenImage, split_of
 from scanfleet.db.labels.history import LabelFilter, iter_conflicts, iter_labels, undo_labels
 from scanfleet.db.labels.labels import NewLabel, add_labels, current_labels, iter_current_labels
-from scanfleet.db.labels.queries import PINNED, split_for
+from scanfleet.db.labels.queries import PINNED, SYNTHETIC, split_for
 from scanfleet.db.labels.splits import add_images
 from scanfleet.db.tables import Label, LabelledImage
 from scanfleet.errors import UnknownName
@@ -63,6 +63,18 @@ def say(connection: sa.Connection, image: str, label: str, who: str, **more: Any
 
 def undo(connection: sa.Connection, *ids: int) -> int:
     return undo_labels(connection, LabelFilter(ids=ids), who="boss")
+
+
+def test_generated_images_start_no_training_and_stay_generated(engine: sa.Engine) -> None:
+    with transaction(engine) as connection:
+        place(connection, "drawn", "seen")
+        say(connection, "drawn", "overlay", "scanfleet", origin=SYNTHETIC)
+        say(connection, "seen", "overlay", "ann")
+        assert store.count_since(connection, CHECK, 0) == 1
+        say(connection, "drawn", "overlay", "ann")
+        assert store.count_since(connection, CHECK, 0) == 1
+        found = {one.content_sha256: one.synthetic for one in current_labels(connection, CHECK)}
+    assert found == {"drawn": True, "seen": False}
 
 
 # The rule, in plain Python.

@@ -18,7 +18,7 @@ from scanfleet.checks.check import load_check
 from scanfleet.config.settings import Settings, load_settings
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.labels.labels import NewLabel, add_labels
-from scanfleet.db.labels.queries import PINNED
+from scanfleet.db.labels.queries import PINNED, SYNTHETIC
 from scanfleet.db.labels.unlabelled import recent_unlabelled
 from scanfleet.db.schema import ledger
 from scanfleet.db.tables import Adapter, Label, LabelledImage, Training
@@ -129,6 +129,24 @@ def test_few_golden_images_share_their_work_unless_people_chose_them(
         connection.execute(sa.update(Label).where(of_golden).values(origin=origin))
     run_stages(context, (("snapshot", snapshot.snapshot),))
     assert context.results["snapshot"]["shared"] is shared
+
+
+def test_generated_images_are_used_up_to_their_share_even_if_a_person_labels_them(context: Context) -> None:
+    train = sa.select(LabelledImage.content_sha256).where(LabelledImage.split == "train")
+    with transaction(context.engine) as connection:
+        of_train = sa.select(Label.content_sha256).where(Label.content_sha256.in_(train), Label.label != "overlay")
+        made = connection.execute(of_train.order_by(Label.content_sha256)).scalars().all()[::3]
+        of_made = Label.content_sha256.in_(made)
+        connection.execute(sa.update(Label).where(of_made).values(origin=SYNTHETIC, who="scanfleet", label="none"))
+        again = [NewLabel(content_sha256=sha, label="none", who="ann", origin="person") for sha in made]
+        newest = add_labels(connection, "overlay", again)[-1]
+    context.training = replace(context.training, newest_label=newest)
+    context.settings = context.settings.model_copy(update={"train_synthetic_share": 0.1})
+    run_stages(context, (("snapshot", snapshot.snapshot), ("images", snapshot.images)))
+    figures, learn = context.results["images"], snapshot.with_validation(snapshot.examples_of(context, "train"))[0]
+    assert 0 < figures["generated"] <= 0.1 * len(learn)
+    assert figures["left_out"] == {"generated": len(made) - figures["generated"]}
+    assert sum(example.key in made for example in learn) == figures["generated"]
 
 
 def test_labels_newer_than_the_training_are_ignored(context: Context) -> None:
