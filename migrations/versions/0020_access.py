@@ -10,7 +10,7 @@ from scanfleet.db.base import BigId, Json, UtcDateTime
 
 revision = "0020"
 down_revision = "0019"
-URGENT = sa.text("urgent AND state = 'ready'")
+URGENT = sa.text("urgent IS NOT NULL AND state = 'ready'")
 
 
 def upgrade() -> None:

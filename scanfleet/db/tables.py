@@ -113,7 +113,7 @@ class Batch(Leased, Base):
         # For notifications: of a long archive most batches are ready, few of them notified.
         sa.Index("ix_batches_unnotified", "id", **_where("state = 'ready' AND notified_at IS NULL")),
         sa.Index(None, "notified_at", **_where("state = 'ready' AND notified_at IS NOT NULL")),
-        sa.Index("ix_batches_urgent", "id", **_where("urgent AND state = 'ready'")),
+        sa.Index("ix_batches_urgent", "id", **_where("urgent IS NOT NULL AND state = 'ready'")),
     )
 
     scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))

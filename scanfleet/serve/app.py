@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib import metadata, resources
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
@@ -18,7 +19,7 @@ from scanfleet.serve.limits import BodyLimit
 ABOUT = """Verdicts of a vision-language model for images, through the same queue and scorer as bulk scans.
 
 Every request but those of health needs a token: `Authorization: Bearer TOKEN` (`scanfleet token create`)."""
-PROBLEMS = {code: {"model": problems.Problem} for code in (401, 403, 422, 429, 503)}
+PROBLEMS: dict[int | str, dict[str, Any]] = {code: {"model": problems.Problem} for code in (401, 403, 422, 429, 503)}
 
 
 def make_app(serving: Serving) -> FastAPI:

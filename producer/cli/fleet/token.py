@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import click
 
@@ -72,9 +72,12 @@ def list_all(flags: Flags) -> None:
 
     with flags.ledger(only_reads=True) as engine, reading(engine) as connection:
         found = list_tokens(connection)
-    days = [[each and f"{each:%Y-%m-%d}" for each in (t.created_at, t.expires_at, t.revoked_at)] for t in found]
-    rows = [(t.name, ",".join(t.scopes), *three) for t, three in zip(found, days, strict=True)]
+    rows = [(t.name, ",".join(t.scopes), *map(_day, (t.created_at, t.expires_at, t.revoked_at))) for t in found]
     echo_table(("name", "scopes", "created", "expires", "revoked"), rows)
+
+
+def _day(time: datetime | None) -> str | None:
+    return None if time is None else f"{time:%Y-%m-%d}"
 
 
 @token.command()

@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -48,7 +49,11 @@ def create_token(
     if connection.execute(sa.select(ApiToken.id).where(ApiToken.name == name)).first() is not None:
         raise RequestError(f"there is a token {name} already: its name stands in the audit, so choose another")
     secret, at = new_secret(), now(connection)
-    row = {"name": name, "digest": digest_of(secret), "scopes": [each for each in SCOPES if each in scopes]}
+    row: dict[str, Any] = {
+        "name": name,
+        "digest": digest_of(secret),
+        "scopes": [each for each in SCOPES if each in scopes],
+    }
     row |= {"created_at": at, "expires_at": None if lasts is None else at + lasts}
     added = connection.execute(sa.insert(ApiToken).values(row).returning(*_COLUMNS)).one()
     return _info(added), secret

@@ -39,8 +39,15 @@ class Actor:
         self, connection: sa.Connection, *, action: str, subject: str, detail: dict[str, Any] | None = None
     ) -> None:
         """Add the row of the audit, in the transaction of what it records."""
-        about = {"who": self.name, "token_id": self.token_id, "address": self.address}
-        audit.record(connection, action=action, subject=subject, detail=detail, **about)
+        audit.record(
+            connection,
+            who=self.name,
+            token_id=self.token_id,
+            address=self.address,
+            action=action,
+            subject=subject,
+            detail=detail,
+        )
 
 
 class LimitsOfAccess:
@@ -123,8 +130,7 @@ def too_many(what: str, seconds: float) -> ProblemError:
 
 
 def _actor(request: Request, token: TokenInfo, session: str | None) -> Actor:
-    about = {"name": token.name, "token_id": token.id, "scopes": token.scopes}
-    return Actor(address=address_of(request), session=session, **about)
+    return Actor(name=token.name, token_id=token.id, scopes=token.scopes, address=address_of(request), session=session)
 
 
 def _unknown(request: Request) -> ProblemError:

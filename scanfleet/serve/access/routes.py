@@ -16,7 +16,7 @@ def scopes_of(app: FastAPI) -> dict[tuple[str, str], str | None]:
     found = {}
     for route in app.routes:
         if isinstance(route, APIRoute):
-            for method in route.methods:
+            for method in route.methods or ():
                 found[method, route.path] = _scope(route)
     return found
 
