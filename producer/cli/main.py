@@ -17,6 +17,8 @@ from scanfleet.producer.cli.deletion.forget import forget
 from scanfleet.producer.cli.fleet.checks import checks
 from scanfleet.producer.cli.fleet.db import db
 from scanfleet.producer.cli.fleet.doctor import doctor
+from scanfleet.producer.cli.fleet.serve import serve
+from scanfleet.producer.cli.fleet.token import token
 from scanfleet.producer.cli.fleet.worker import worker
 from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note
 from scanfleet.producer.cli.queries.compare import compare
@@ -102,6 +104,8 @@ COMMANDS = (
         drift,
         checks,
         worker,
+        serve,
+        token,
         db,
         doctor,
     ),

@@ -60,6 +60,14 @@ class Settings(BaseSettings):
     webhook_hosts: str = ""  # hosts that may be told, as https_hosts
     webhook_private_hosts: str = ""  # of them, those that may have private addresses, or be plain http
 
+    # `scanfleet serve` (docs/api.md)
+    serve_uploads_url: str | None = None  # folder or s3://bucket/prefix that all workers read; default: below data_dir
+    serve_sources: str = ""  # folders and s3://bucket/prefixes that requests may name, separated by commas
+    serve_keep_hours: float = Field(default=24.0, gt=0)  # uploads and their answers
+    serve_wait_seconds: float = Field(default=30.0, gt=0, le=600)  # for a verdict, before 202 is answered
+    serve_requests_per_minute: int = Field(default=600, ge=1)  # of one token
+    serve_session_hours: float = Field(default=12.0, gt=0)  # a browser logs in again after this
+
     # what scores
     model: str = "pocket"  # a built-in name, a hub id or a folder
     model_revision: str | None = None  # hub commit

@@ -33,6 +33,9 @@ PRODUCER = {
     "promotions": "INSERT",
     "calibrations": "INSERT",  # fitted by `scanfleet tune`
     "webhooks": "INSERT, UPDATE",
+    "api_tokens": "INSERT, UPDATE (revoked_at)",  # `scanfleet serve` has this role
+    "web_sessions": "INSERT, DELETE",
+    "access_audit": "INSERT",  # added, never changed
 }
 # Workers settle what producers create; they create no scan, batch or image, and delete nothing.
 WORKER = {
@@ -66,7 +69,7 @@ KEEPER = {
 READER: Mapping[str, str] = {}
 _COUNTED = (  # ids from a sequence
     "checks", "batches", "images", "scorers", "verdicts", "labels", "adapters", "trainings", "promotions", "refusals",
-    "calibrations", "webhooks",
+    "calibrations", "webhooks", "api_tokens", "web_sessions", "access_audit",
 )  # fmt: skip
 PRIVATE = {"webhooks": ("url",)}  # columns that only roles see which change the table: they may hold a token
 

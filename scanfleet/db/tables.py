@@ -11,6 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
+from scanfleet.db.access_tables import AccessAudit, ApiToken, WebSession
 from scanfleet.db.base import Base, Leased, UtcDateTime, one_of
 from scanfleet.db.training_tables import (
     Adapter,
@@ -25,9 +26,9 @@ from scanfleet.db.training_tables import (
 from scanfleet.db.webhook_tables import Webhook
 
 __all__ = [
-    "Adapter", "Base", "Batch", "Calibration", "Champion", "CheckRow", "Failure", "Forgotten", "Image", "Label",
-    "LabelledImage", "Promotion", "Refusal", "Scan", "ScorerRow", "Training", "UtcDateTime", "Verdict", "Webhook",
-    "Worker",
+    "AccessAudit", "Adapter", "ApiToken", "Base", "Batch", "Calibration", "Champion", "CheckRow", "Failure",
+    "Forgotten", "Image", "Label", "LabelledImage", "Promotion", "Refusal", "Scan", "ScorerRow", "Training",
+    "UtcDateTime", "Verdict", "WebSession", "Webhook", "Worker",
 ]  # fmt: skip
 
 SCAN_STATES = ("running", "paused", "cancelled", "done")
@@ -91,6 +92,7 @@ class Scan(Base):
     rescan_of: Mapped[str | None]  # the scan whose answers this one renews
     pass_id: Mapped[str | None]  # scans of other checks with the same one read the same images once
     roots: Mapped[dict[str, Any] | None]  # folder -> inode when it was listed; an empty mount point has another one
+    kind: Mapped[str | None]  # request: of the HTTP API, left out of listings; None: an archive
     sums: Mapped[dict[str, Any] | None]  # over its batches (scanfleet.db.tallies.scan_sums); None: not kept
 
 
@@ -111,6 +113,7 @@ class Batch(Leased, Base):
         # For notifications: of a long archive most batches are ready, few of them notified.
         sa.Index("ix_batches_unnotified", "id", **_where("state = 'ready' AND notified_at IS NULL")),
         sa.Index(None, "notified_at", **_where("state = 'ready' AND notified_at IS NOT NULL")),
+        sa.Index("ix_batches_urgent", "id", **_where("urgent IS NOT NULL AND state = 'ready'")),
     )
 
     scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
@@ -132,6 +135,7 @@ class Batch(Leased, Base):
     n_compared: Mapped[int | None]  # verdicts with an `unlike`
     in_hand: Mapped[int | None]  # the image that a suspect batch works on: it is blamed if this lease expires too
     worker: Mapped[str | None]  # that wrote its newest results; kept when the lease ends
+    urgent: Mapped[bool | None]  # claimed before all others: a person waits for it
     tally: Mapped[dict[str, Any] | None]  # of current answers (scanfleet.db.tallies.tally); None: not tallied
 
 

@@ -81,10 +81,18 @@ class Result:
 
 
 def iter_results(
-    engine: sa.Engine, wanted: ResultFilter, *, limit: int | None = None, page_images: int = PAGE_IMAGES
+    engine: sa.Engine,
+    wanted: ResultFilter,
+    *,
+    limit: int | None = None,
+    page_images: int = PAGE_IMAGES,
+    after: int = 0,
 ) -> Iterator[Result]:
-    """Yield every result, oldest image first, in one short read per page: a long export blocks no writer."""
-    after, left = 0, limit
+    """Yield every result, oldest image first, in one short read per page: a long export blocks no writer.
+
+    after: an image id; only later images.
+    """
+    left = limit
     while left is None or left > 0:
         size = page_images if left is None else min(page_images, left)
         query = _select(wanted).where(Image.id > after).order_by(Image.id).limit(size)

@@ -71,6 +71,8 @@ def claim(
 ) -> Claim | None:
     """Lease the notified batch, or, unless `only` that one is wanted, any other ready one; None when there is none.
 
+    An urgent batch comes before the notified one, unless only that one is wanted.
+
     A batch whose images another worker reads for a scan of the same pass is left to it.
     Of a scan whose store is unavailable, lease only a notified batch, as a probe, and one at a time.
     """
@@ -89,11 +91,20 @@ def _claiming(
     # New batches before those that failed before: a few that always fail and have low ids would come first forever.
     preferences = [] if only else [*(sa.and_(other, Batch.attempts == 0) for other in others), *others]
     if named:
-        this = sa.and_(_claimable(model, at), Batch.queue.in_(_queues(model)), Batch.id == sa.bindparam("b_notified"))
+        which = Batch.id == sa.bindparam("b_notified")
+        this = sa.and_(
+            _claimable(model, at), Batch.queue.in_(_queues(model)), which if only else sa.or_(which, _urgent())
+        )
         preferences.insert(0, sa.and_(this, sa.or_(~on_hold(), ~_probed())))
-    ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id)
+    # An urgent batch goes before the notified one, whose turn comes with the urgent one's notification.
+    ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id).order_by(Batch.urgent.is_(None))
     lease: dict[str, Any] = {"lease_seconds": lease_seconds, "returning": _LEASED}
     return tuple(leases.claiming(dialect_name, Batch, ready.where(wanted), **lease) for wanted in preferences)
+
+
+def _urgent() -> sa.ColumnElement[bool]:
+    """Written so that both databases see that the partial index of urgent batches holds them all."""
+    return sa.and_(Batch.urgent.is_not(None), Batch.state == sa.literal("ready", literal_execute=True))
 
 
 def _queues(model: str) -> list[str]:

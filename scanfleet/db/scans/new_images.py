@@ -41,8 +41,12 @@ def add_images(
     images: Sequence[NewImage],
     batch_images: int,
     at_most: int | None = None,
+    urgent: bool = False,
 ) -> list[int]:
-    """Add at most `at_most` images that the scan does not hold yet. Returns the ids of the new batches."""
+    """Add at most `at_most` images that the scan does not hold yet. Returns the ids of the new batches.
+
+    urgent: workers claim these batches before all others.
+    """
     new = not_yet_held(connection, scan_id, images)
     # Read last: an image that is no longer held is in there by then.
     forgotten = forgotten_of(connection, scan_id, new)
@@ -51,7 +55,7 @@ def add_images(
     if not fresh:
         return []
     sizes = [min(batch_images, len(fresh) - start) for start in range(0, len(fresh), batch_images)]
-    ids = _add_batches(connection, scan_id, queue, sizes)
+    ids = _add_batches(connection, scan_id, queue, sizes, urgent=urgent)
     columns: dict[str, Sequence[Any]] = dict(
         zip(_COLUMNS, zip(*map(attrgetter(*_COLUMNS), fresh), strict=True), strict=True)
     )
@@ -64,9 +68,12 @@ def add_images(
 _COLUMNS = ("identity", "uri", "root", "etag", "size", "meta", "rescan_of", "drawn")
 
 
-def _add_batches(connection: sa.Connection, scan_id: str, queue: str, sizes: Sequence[int]) -> list[int]:
+def _add_batches(
+    connection: sa.Connection, scan_id: str, queue: str, sizes: Sequence[int], *, urgent: bool
+) -> list[int]:
     """Add ready batches of these numbers of images, and return their ids in this order."""
-    rows = [{"scan_id": scan_id, "queue": queue, "state": "ready", "n_images": size} for size in sizes]
+    same = {"scan_id": scan_id, "queue": queue, "state": "ready", "urgent": True if urgent else None}
+    rows = [same | {"n_images": size} for size in sizes]
     added = sa.insert(Batch).returning(Batch.id, sort_by_parameter_order=True)
     return list(connection.execute(added, rows).scalars())
 

@@ -99,6 +99,9 @@ def open_scan(
     return added, True
 
 
+REQUEST = "request"  # the kind of a scan that answers one request of the HTTP API
+
+
 def add_scan(connection: sa.Connection, **values: Any) -> ScanInfo:
     """Add a running scan with these columns, under a new id."""
     scan_id = "".join(secrets.choice(_ALPHABET) for _ in range(8))
@@ -124,7 +127,8 @@ def get_scan(connection: sa.Connection, scan_id: str) -> ScanInfo:
 
 
 def list_scans(connection: sa.Connection, *, limit: int = 1000) -> list[ScanInfo]:
-    return _select_scans(connection, sa.true(), limit=limit)
+    """Return the scans of archives, the newest first. Requests of the HTTP API are left out: there are thousands."""
+    return _select_scans(connection, Scan.kind.is_(None), limit=limit)
 
 
 def names_in_scans(connection: sa.Connection) -> dict[str, list[str]]:
@@ -173,7 +177,7 @@ def progress(connection: sa.Connection, scan_id: str) -> Progress:
 
 def list_progress(connection: sa.Connection, *, limit: int = 1000) -> list[tuple[ScanInfo, Progress]]:
     """Return the newest scans with their progress, from two statements however many there are."""
-    newest = sa.select(Scan.id).order_by(Scan.created_at.desc(), Scan.id).limit(limit)
+    newest = sa.select(Scan.id).where(Scan.kind.is_(None)).order_by(Scan.created_at.desc(), Scan.id).limit(limit)
     found = list_scans(connection, limit=limit)
     done = _progress_by_scan(connection, Scan.id.in_(newest))
     return [(scan, done.get(scan.id, NOTHING)) for scan in found]
