@@ -25,6 +25,7 @@ try:
 
     from scanfleet.serve.app import make_app
     from scanfleet.serve.context import Serving
+    from scanfleet.serve.upkeep import clearing
 except ImportError as error:
     raise MissingExtra(f"`scanfleet serve` needs {error.name}: {install_hint('serve')}") from None
 
@@ -46,6 +47,7 @@ def serve(
         session = stack.enter_context(open_session(settings))
         serving = Serving(settings=settings, engine=session.engine, celery=session.app)
         app = make_app(serving)
+        stack.enter_context(clearing(serving))
         if workers:
             require_worker_extra()
             secret = stack.enter_context(_own_token(session))

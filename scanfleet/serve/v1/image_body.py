@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 
 from scanfleet.config.settings import Settings
@@ -85,14 +86,17 @@ async def read_wanted(request: Request, settings: Settings) -> Wanted:
 
 async def _of_form(request: Request) -> Wanted:
     try:
-        form = await request.form(max_files=1, max_fields=MAX_PARTS)
-    except MultiPartException as error:
-        raise ProblemError(422, "invalid", f"the form cannot be read: {error.message}") from None
-    image = form.get("image")
-    if not isinstance(image, UploadFile):
-        raise ProblemError(422, "invalid", "the form needs a file `image`")
-    names = [name.strip() for each in form.getlist("checks") if isinstance(each, str) for name in each.split(",")]
-    return _checked(await image.read(), None, [name for name in names if name] or ["overlay"])
+        async with request.form(max_files=1, max_fields=MAX_PARTS) as form:
+            image = form.get("image")
+            if not isinstance(image, UploadFile):
+                raise ProblemError(422, "invalid", "the form needs a file `image`")
+            given = [each for each in form.getlist("checks") if isinstance(each, str)]
+            data = await image.read()
+    except (MultiPartException, HTTPException) as error:
+        said = error.message if isinstance(error, MultiPartException) else error.detail
+        raise ProblemError(422, "invalid", f"the form cannot be read: {said}") from None
+    names = [name.strip() for each in given for name in each.split(",")]
+    return _checked(data, None, [name for name in names if name] or ["overlay"])
 
 
 def _of_json(body: bytes) -> Wanted:
