@@ -28,8 +28,8 @@ from scanfleet.db.webhook_tables import Webhook
 
 __all__ = [
     "AccessAudit", "Adapter", "ApiToken", "Base", "Batch", "Calibration", "Champion", "CheckRow", "Failure",
-    "Forgotten", "Image", "Label", "LabelledImage", "Promotion", "Refusal", "ReviewLease", "Scan", "ScorerRow", "Training",
-    "UtcDateTime", "Verdict", "WebSession", "Webhook", "Worker",
+    "Forgotten", "Image", "Label", "LabelledImage", "Promotion", "Refusal", "ReviewLease", "Scan", "ScorerRow",
+    "Training", "UtcDateTime", "Verdict", "WebSession", "Webhook", "Worker",
 ]  # fmt: skip
 
 SCAN_STATES = ("running", "paused", "cancelled", "done")

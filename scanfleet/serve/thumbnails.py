@@ -38,10 +38,9 @@ class Thumbnails:
         try:
             data = file.read_bytes()
             os.utime(file)
-            return data
         except FileNotFoundError:
             data = self._draw(result, edge)
-        self._keep(file, data)
+            self._keep(file, data)
         return data
 
     def _draw(self, result: Result, edge: int) -> bytes:

@@ -191,6 +191,7 @@ function decide(label) {
   done.push({ id, item });
   n_decided += 1;
   leave(item);
+  say("");
   post({ id, url: `${base}/decide`, body, item });
   show();
 }
@@ -229,11 +230,18 @@ function toggle(name, on) {
   root.querySelector(`[data-act="${name}"]`).setAttribute("aria-pressed", String(name === "boxes" ? !pressed : pressed));
 }
 
+// The labels on the other side of the flag, with their keys.
+function others(item) {
+  const flags = (name) => labels.some((each) => each.dataset.label === name && each.classList.contains("flag"));
+  const fit = labels.filter((each) => flags(each.dataset.label) !== flags(item.label));
+  return fit.map((each) => `${labels.indexOf(each) + 1}: ${each.dataset.label}`).join(", ");
+}
+
 const acts = {
   confirm: () => decide(items[at]?.label),
   wrong: () => {
     const item = items[at];
-    if (item && item.label && !item.wrong) say("Several labels may be meant: press the number of the right one."); else decide(item?.wrong);
+    if (item && item.label && !item.wrong) say(`Which one is right? ${others(item)}`); else decide(item?.wrong);
   },
   skip,
   undo,
