@@ -1,7 +1,6 @@
 """Review by the routes of its page: leases, labels, undo, pictures, rights."""
 
 import io
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from pathlib import Path
@@ -25,7 +24,7 @@ LONG = timedelta(minutes=5)
 
 
 @pytest.fixture
-def reviewed(api: Served, tmp_path: Path) -> Iterator[Served]:
+def reviewed(api: Served, tmp_path: Path) -> Served:
     """Twelve images with answers, of which eight are flags."""
     files = [tmp_path / "allowed" / f"{n}.png" for n in range(12)]
     for n, file in enumerate(files):
@@ -37,7 +36,7 @@ def reviewed(api: Served, tmp_path: Path) -> Iterator[Served]:
         for n, verdict in enumerate(ids):
             says = {"decision": "flag", "label": "overlay"} if n < 8 else {"decision": "clear", "label": "none"}
             connection.execute(sa.update(Verdict).where(Verdict.id == verdict).values(says | {"margin": 6.0 - n}))
-    yield api
+    return api
 
 
 def ask(api: Served, headers: dict[str, str], what: str, queue: str = "flagged", **body: Any) -> Any:
