@@ -9,7 +9,7 @@ sessionStorage.setItem("scanfleet.tab", tab);
 const find = (id) => document.getElementById(id);
 const stage = find("stage"), picture = find("picture"), marks = find("marks"), trouble = find("trouble");
 
-const AHEAD = 5; // fewer images than this before a person: ask for more
+let ahead = 5; // fewer images than this before a person: ask for more
 const items = []; // in the order of the queue; those before `at` are decided or skipped
 const done = []; // decisions that may be undone, the newest last
 const settled = new Set(); // contents that are decided or skipped
@@ -123,11 +123,11 @@ function say(text, link) {
 // --- what is shown
 
 async function load() {
-  if (asking || ended || items.length - at >= AHEAD) return;
+  if (asking || ended || items.length - at >= ahead) return;
   asking = true;
   const waiting = stored(BOX, "[]").map((entry) => entry.body?.content).filter(Boolean);
   const have = [...new Set([...items.slice(-100).map((each) => each.content), ...waiting])].slice(-200);
-  const answer = await ask(`${base}/take`, { tab, n: 10, have });
+  const answer = await ask(`${base}/take`, { tab, n: 2 * ahead, have });
   asking = false;
   if (answer === null) { say("The server does not answer."); setTimeout(load, 3000); return; }
   if (stale(answer)) return;
@@ -153,22 +153,24 @@ function show() {
   find("uri").textContent = item?.uri ?? "–";
   find("said").textContent = item?.explanation ?? "–";
   mark(item);
+  fill_grid();
   count();
   load();
 }
 
 const number = (value, digits) => (value === null || value === undefined ? null : value.toFixed(digits));
 
-function mark(item) {
+function mark(item, marks = find("marks")) {
   marks.replaceChildren();
   if (!item?.width) return;
   marks.setAttribute("viewBox", `0 0 ${item.width} ${item.height}`);
+  const rectangle = (box, kind) => draw_box(marks, box, kind);
   if (item.crop?.box) rectangle(item.crop.box, "crop");
   for (const box of item.boxes || []) rectangle([box.x0, box.y0, box.x1, box.y1], "found");
   for (const box of drawn.get(item.content) || []) rectangle(box, "drawn");
 }
 
-function rectangle([x0, y0, x1, y1], kind) {
+function draw_box(marks, [x0, y0, x1, y1], kind) {
   const rect = document.createElementNS("http://www.w3.org/2000/svg", "rect");
   for (const [name, value] of Object.entries({ x: x0, y: y0, width: x1 - x0, height: y1 - y0, class: kind })) rect.setAttribute(name, value);
   marks.append(rect);
@@ -182,8 +184,7 @@ function count() {
 
 // --- what a person does
 
-function decide(label) {
-  const item = items[at];
+function decide(label, item = items[at]) {
   if (!item || !label) return;
   const boxes = (drawn.get(item.content) || []).map((box) => box.join(" "));
   const body = { tab, content: item.content, image_id: item.image_id, label, boxes };
@@ -196,8 +197,7 @@ function decide(label) {
   show();
 }
 
-function skip() {
-  const item = items[at];
+function skip(item = items[at]) {
   if (!item) return;
   const id = crypto.getRandomValues(new Uint32Array(4)).join("-");
   done.push({ id: null, item });
@@ -243,17 +243,18 @@ const acts = {
     const item = items[at];
     if (item && item.label && !item.wrong) say(`Which one is right? ${others(item)}`); else decide(item?.wrong);
   },
-  skip,
+  skip: () => skip(),
   undo,
   boxes: () => toggle("boxes", "bare"),
   draw: () => toggle("draw", "drawing"),
   zoom: () => toggle("zoom", "zoomed"),
   help: () => find("help").showModal(),
+  grid: () => open_grid(find("grid").hidden),
   before: () => { if (at > 0) { at -= 1; show(); } },
   behind: () => { if (at < items.length - 1) { at += 1; show(); } },
 };
 const KEYS = {
-  a: "confirm", x: "wrong", " ": "skip", Backspace: "undo", b: "boxes", e: "draw", z: "zoom", "?": "help",
+  a: "confirm", x: "wrong", " ": "skip", Backspace: "undo", b: "boxes", e: "draw", z: "zoom", "?": "help", g: "grid",
   ArrowLeft: "before", ArrowRight: "behind",
 };
 const labels = [...root.querySelectorAll("[data-label]")];
@@ -261,14 +262,18 @@ const labels = [...root.querySelectorAll("[data-label]")];
 document.addEventListener("keydown", (event) => {
   const pressed = event.target.closest("button, a, input, dialog");
   if (event.ctrlKey || event.metaKey || event.altKey || find("help").open) return;
-  if (pressed && (event.key === " " || event.key === "Enter")) return; // it presses what has the focus
+  const own = pressed && !pressed.classList.contains("cell"); // a button that the key presses
+  if (own && (event.key === " " || event.key === "Enter")) return;
   const label = /^[1-9]$/.test(event.key) ? labels[Number(event.key) - 1]?.dataset.label : undefined;
-  if (label) decide(label); else if (KEYS[event.key]) acts[KEYS[event.key]](); else return;
+  if (in_grid(event.key, label)) event.preventDefault();
+  else if (label) decide(label); else if (KEYS[event.key]) acts[KEYS[event.key]](); else return;
   event.preventDefault();
 });
 
 root.addEventListener("click", (event) => {
   const button = event.target.closest("button");
+  if (button?.classList.contains("cell")) return;
+  if (in_grid(button?.dataset.key, button?.dataset.label)) return;
   if (button?.dataset.label) decide(button.dataset.label);
   else if (button?.dataset.act) acts[button.dataset.act]();
   else return;
@@ -290,7 +295,7 @@ const between = ([x0, y0], [x1, y1]) => [Math.min(x0, x1), Math.min(y0, y1), Mat
 marks.addEventListener("pointerdown", (event) => {
   if (!items[at]?.width) return;
   from = place_of(event);
-  rubber = rectangle(between(from, from), "drawn");
+  rubber = draw_box(marks, between(from, from), "drawn");
   marks.setPointerCapture(event.pointerId);
 });
 marks.addEventListener("pointermove", (event) => {
@@ -307,5 +312,6 @@ marks.addEventListener("pointerup", (event) => {
 });
 
 stage.focus({ preventScroll: true });
+if (location.hash === "#grid") open_grid(true);
 pump();
 load();

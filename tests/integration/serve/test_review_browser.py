@@ -37,6 +37,7 @@ class Desk:
 
     def enter(self, browser: Browser, queue: str = "flagged", **window: int | bool) -> None:
         path = f"/review/overlay/{queue}"
+        browser.complaints.clear()
         browser.open(f"{self.address}/login?next={path}", **window)
         browser.ask("localStorage.clear(); sessionStorage.clear()")
         self.log_in(browser)
@@ -138,3 +139,20 @@ def test_two_browsers_see_no_common_image(desk: Desk, browser: Browser) -> None:
             seen.append(mine)
     assert len(seen[0]) == len(seen[1]) == 5
     assert not seen[0] & seen[1]
+
+
+def test_many_at_once_in_the_grid(desk: Desk, browser: Browser) -> None:
+    desk.enter(browser)
+    browser.press("g")
+    until(browser, "document.querySelectorAll('.cell').length > 12")
+    press = "new MouseEvent('click', {{bubbles: true, shiftKey: {}}})"
+    click = f"document.querySelectorAll('.cell')[{{}}].dispatchEvent({press})"
+    for n, shift in ((1, "false"), (7, "true"), (3, "false")):
+        browser.ask(click.format(n, shift))
+    wanted = browser.ask("[...document.querySelectorAll('.cell[aria-pressed=true] img')].map(image => image.alt)")
+    browser.press("a")
+    until(browser, SENT)
+    assert len(wanted) == 6
+    assert sorted(label.uri for label in desk.labels()) == sorted(wanted)
+    assert {label.label for label in desk.labels()} == {"overlay"}
+    assert not browser.complaints
