@@ -36,6 +36,7 @@ PRODUCER = {
     "api_tokens": "INSERT, UPDATE (revoked_at)",  # `scanfleet serve` has this role
     "web_sessions": "INSERT, DELETE",
     "access_audit": "INSERT",  # added, never changed
+    "review_leases": "INSERT, UPDATE, DELETE",
 }
 # Workers settle what producers create; they create no scan, batch or image, and delete nothing.
 WORKER = {

@@ -13,6 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from scanfleet.db.access_tables import AccessAudit, ApiToken, WebSession
 from scanfleet.db.base import Base, Leased, UtcDateTime, one_of
+from scanfleet.db.review_tables import ReviewLease
 from scanfleet.db.training_tables import (
     Adapter,
     Calibration,
@@ -27,8 +28,8 @@ from scanfleet.db.webhook_tables import Webhook
 
 __all__ = [
     "AccessAudit", "Adapter", "ApiToken", "Base", "Batch", "Calibration", "Champion", "CheckRow", "Failure",
-    "Forgotten", "Image", "Label", "LabelledImage", "Promotion", "Refusal", "Scan", "ScorerRow", "Training",
-    "UtcDateTime", "Verdict", "WebSession", "Webhook", "Worker",
+    "Forgotten", "Image", "Label", "LabelledImage", "Promotion", "Refusal", "ReviewLease", "Scan", "ScorerRow",
+    "Training", "UtcDateTime", "Verdict", "WebSession", "Webhook", "Worker",
 ]  # fmt: skip
 
 SCAN_STATES = ("running", "paused", "cancelled", "done")

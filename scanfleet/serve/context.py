@@ -11,6 +11,7 @@ from celery import Celery
 from fastapi import Depends, Request
 
 from scanfleet.config.settings import Settings
+from scanfleet.serve.thumbnails import Thumbnails
 from scanfleet.serve.waiting import Waiter
 
 
@@ -25,6 +26,10 @@ class Serving:
     @cached_property
     def waiter(self) -> Waiter:
         return Waiter(self.engine)
+
+    @cached_property
+    def thumbnails(self) -> Thumbnails:
+        return Thumbnails(self.settings)
 
 
 def serving_of(request: Request) -> Serving:

@@ -15,7 +15,7 @@ from .errors import ServiceFailedError, ServiceMissingError
 
 PROGRAMS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 SWITCHES = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run")
-KEYS = {"Enter": ("\r", 13), "Escape": ("", 27), "ArrowRight": ("", 39), "ArrowLeft": ("", 37)}
+KEYS = {"Enter": ("\r", 13), "Escape": ("", 27), "ArrowRight": ("", 39), "ArrowLeft": ("", 37), "Backspace": ("", 8)}
 
 
 class Browser:
@@ -74,14 +74,14 @@ class Browser:
                     raise ServiceFailedError(f"{method}: {answer['error']['message']}")
                 return answer["result"]
 
-    def open(self, page: Path, *, width: int = 1440, height: int = 900, dark: bool = False) -> None:
-        """Show a file in a window of this size, and return when all of it is loaded."""
+    def open(self, page: Path | str, *, width: int = 1440, height: int = 900, dark: bool = False) -> None:
+        """Show a file or an address in a window of this size, and return when all of it is loaded."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.call("Emulation.setEmulatedMedia", features=[scheme])
-        self.call("Page.navigate", url=page.as_uri())
+        self.call("Page.navigate", url=page if isinstance(page, str) else page.as_uri())
         while self._read().get("method") != "Page.loadEventFired":
             pass
 

@@ -1,0 +1,1 @@
+"""Where people decide: the queues, one image at a time."""
