@@ -6,7 +6,7 @@ The column takes any word, so that workers of the release before read such label
 from alembic import op
 
 revision = "0022"
-down_revision = "0020"
+down_revision = "0021"
 
 BEFORE = "person, import, review or golden"
 
