@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 LOCK := constraints.txt
-INSTALL := --editable '.[worker,dev,parquet,pandas,xlsx,video,pdf,dicom]'
+INSTALL := --editable '.[worker,dev,parquet,pandas,xlsx,video,pdf,dicom,metrics]'
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=

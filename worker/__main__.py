@@ -36,6 +36,7 @@ def main() -> None:
     "--lease-seconds", type=float, help="After this long without a heartbeat a batch is free for other workers."
 )
 @click.option("--drain-seconds", type=float, help="Time to finish or hand back batches after SIGTERM.")
+@click.option("--port", "metrics_port", type=int, help="Port of this process's metrics. Default: none.")
 @click.option("--data-dir", help="Folder of the embedded database and broker.")
 @click.option("--log-level", help="debug, info, warning or error.")
 @click.option("--log-json/--log-lines", default=None, help="Log one JSON object a line, or plain lines.")
@@ -66,6 +67,7 @@ def score(**flags: Any) -> None:
     help="After this long without a heartbeat a training is free for other workers.",
 )
 @click.option("--drain-seconds", type=float, help="Time to reach a checkpoint and hand back after SIGTERM.")
+@click.option("--port", "metrics_port", type=int, help="Port of this process's metrics. Default: none.")
 @click.option("--data-dir", help="Folder of the embedded database and broker, and of work folders.")
 @click.option("--log-level", help="debug, info, warning or error.")
 @click.option("--log-json/--log-lines", default=None, help="Log one JSON object a line, or plain lines.")
@@ -80,10 +82,13 @@ def train(**flags: Any) -> None:
 
 
 def _serve(serve: Callable[[Settings], int], flags: dict[str, Any]) -> None:
+    from scanfleet.worker.processes.process_metrics import serve_process_metrics
+
     signal.signal(signal.SIGTERM, _end_before_consuming)
     try:
         settings = load_settings(**flags)
         configure_logging(level=settings.log_level, json=settings.log_json)
+        serve_process_metrics(settings)
         code = serve(settings)
     except ScanfleetError as error:
         click.echo(f"scanfleet: {redact(' '.join(str(error).split()))}", err=True)

@@ -33,6 +33,7 @@ PRODUCER = {
     "promotions": "INSERT",
     "calibrations": "INSERT",  # fitted by `scanfleet tune`
     "webhooks": "INSERT, UPDATE",
+    "workers": "UPDATE (drain_at)",  # `worker drain`
 }
 # Workers settle what producers create; they create no scan, batch or image, and delete nothing.
 WORKER = {

@@ -24,7 +24,7 @@ from scanfleet.reconcile import Reconciler
 from scanfleet.worker.consumer.app import make_training_app
 from scanfleet.worker.consumer.run import consume
 from scanfleet.worker.processes.registration import new_name, registered_worker
-from scanfleet.worker.processes.score_worker import check_access
+from scanfleet.worker.processes.score_worker import check_access, end_when_drained
 from scanfleet.worker.processes.timers import CLEAR_SECONDS, STALLED_SECONDS, WATCH_SECONDS, webhook_timers
 from scanfleet.worker.runtime.exit import EX_TEMPFAIL, exit_overdue
 from scanfleet.worker.runtime.retry import retry_startup
@@ -51,7 +51,7 @@ def serve_training(settings: Settings) -> int:
         retry_startup(lambda: register_shipped(engine, identity), what="ledger")
         trainer = Trainer(engine, settings, name=name, stop=stop)
         app = make_training_app(settings, trainer)
-        row.ready(device=settings.device, write=_heartbeat_of(trainer))
+        row.ready(device=settings.device, write=_heartbeat_of(trainer), on_drain=end_when_drained)
         stack.enter_context(_timers(engine, app, settings, trainer, news=lambda: row.news))
         return consume(app, queue=TRAIN_QUEUE, concurrency=1, name=name, stop=stop)
 

@@ -93,6 +93,7 @@ def score(flags: Flags, arguments: tuple[str, ...]) -> None:
       --fetch-threads N           downloads and decodings at the same time
       --lease-seconds SECONDS     a silent worker loses its batches after this
       --drain-seconds SECONDS     finish or hand back within this after SIGTERM
+      --port PORT                 serve metrics of this process (extra metrics)
       --data-dir, --log-level     as before the command
       --log-json / --log-lines    one JSON object per line, or text
 
@@ -127,6 +128,7 @@ def train(flags: Flags, arguments: tuple[str, ...]) -> None:
       --train-recipe NAME            recipe of the trainings started like this
       --train-lease-seconds SECONDS  a silent worker loses its training then
       --drain-seconds SECONDS        save and hand back within this after SIGTERM
+      --port PORT                    serve metrics of this process
       --data-dir, --log-level        as before the command
       --log-json / --log-lines       one JSON object per line, or text
 
