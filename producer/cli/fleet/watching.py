@@ -68,7 +68,8 @@ def drain(flags: Flags, workers: tuple[str, ...], every: bool, model: str | None
 def top(flags: Flags, every: float, once: bool) -> None:
     """Show live workers again and again, and what each waits for.
 
-    Images/s and idle share are those since the last view. Workers report every 6 s at most, so a rate is that between two of their reports. Ctrl-C ends it.
+    Images/s and idle share are those since the last view, between two reports of a worker, which come every few
+    seconds. Ctrl-C ends it.
 
     \b
     Example:

@@ -88,6 +88,8 @@ def score(flags: Flags, arguments: tuple[str, ...]) -> None:
       --model-revision COMMIT     commit of a hub model
       --precision NAME            auto, fp32, bf16, nf4 or int8
       --device NAME               auto, cpu, cuda or cuda:N
+      --devices LIST              one process each: all, 0,1 or cpu,cpu; restarts them
+      --processes-per-device N    with --devices: a number, or auto: as many as help
       --token-budget N            visual tokens in one forward, or auto
       --batches-in-flight N       batches held at the same time
       --fetch-threads N           downloads and decodings at the same time
