@@ -6,7 +6,7 @@ Labels are bounded: at most MAX_SCANS open scans, the checks and models in use, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -38,10 +38,15 @@ log = structlog.get_logger()
 
 
 class Ledger:
-    """A collector of prometheus-client. minutes: within which the workers wanted are to finish what is open."""
+    """A collector of prometheus-client.
 
-    def __init__(self, engine: sa.Engine, *, minutes: float = 30.0) -> None:
+    minutes: within which the workers wanted are to finish what is open. models: have such a number even before their
+    first scan, as an autoscaler asks for it.
+    """
+
+    def __init__(self, engine: sa.Engine, *, minutes: float = 30.0, models: Sequence[str] = ()) -> None:
         self._engine = engine
+        self._models = models
         self._minutes = minutes
         self._found: list[Metric] = []
         self._until = 0.0
@@ -57,7 +62,7 @@ class Ledger:
         began = time.monotonic()
         try:
             with reading(self._engine) as connection:
-                found = list(read(connection, minutes=self._minutes))
+                found = list(read(connection, minutes=self._minutes, models=self._models))
             up = 1
         except DatabaseUnavailable as error:
             log.warning("metrics_not_read", error=str(error))
@@ -69,14 +74,17 @@ class Ledger:
         return found
 
 
-def read(connection: sa.Connection, *, minutes: float) -> Iterator[Metric]:
+def read(connection: sa.Connection, *, minutes: float, models: Sequence[str] = ()) -> Iterator[Metric]:
     """Yield every metric of the ledger."""
     scans = open_scans.open_scans(connection)
-    yield _gauge("open_scans", "Scans that have not ended.", {(): open_scans.n_open(connection)})
+    n_open = open_scans.n_open(connection)
+    yield _gauge("open_scans", "Scans that have not ended.", {(): n_open})
     yield from _of_scans(scans, at=now(connection).timestamp())
     yield from _failures(connection, scans)
     yield from _workers(connection)
-    yield from _wanted(connection, minutes)
+    # What was read is summed, unless some open scans are not told apart.
+    left = open_scans.left_of(scans) if n_open == len(scans) else open_scans.images_left(connection)
+    yield from _wanted(connection, dict.fromkeys(models, 0) | left, minutes)
     yield from _answers(connection)
     yield from _adapters(connection)
 
@@ -160,8 +168,7 @@ def _workers(connection: sa.Connection) -> Iterator[Metric]:
     yield _counter("stage_seconds", "Seconds of each stage.", seconds, ("model", "stage"))
 
 
-def _wanted(connection: sa.Connection, minutes: float) -> Iterator[Metric]:
-    left = open_scans.images_left(connection)
+def _wanted(connection: sa.Connection, left: Mapping[str, int], minutes: float) -> Iterator[Metric]:
     models = sorted({*totals.models_of_queues(connection).values(), *left})
     measured = {model: rates.last_rate(connection, model) for model in models}
     wanted = {(model,): rates.wanted(left.get(model, 0), rate, minutes=minutes) for model, rate in measured.items()}

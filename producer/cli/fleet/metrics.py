@@ -15,9 +15,10 @@ PORT = 9464
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0: all.")
 @click.option("--port", type=click.IntRange(0, 65535), default=PORT, show_default=True, help="0: any free one.")
 @click.option("--minutes", type=click.FloatRange(min=1), default=30.0, show_default=True, help="For workers_wanted.")
+@click.option("--model", "models", multiple=True, metavar="MODEL", help="Has workers_wanted before its first scan.")
 @click.option("--once", is_flag=True, help="Print them once, and end.")
 @click.pass_obj
-def metrics(flags: Flags, host: str, port: int, minutes: float, once: bool) -> None:
+def metrics(flags: Flags, host: str, port: int, minutes: float, models: tuple[str, ...], once: bool) -> None:
     """Serve metrics of the whole fleet to Prometheus, from the ledger. Needs the extra `metrics` (docs/install.md).
 
     One such process is enough for a fleet. It reads only, at most every 5 s. The numbers survive every worker.
@@ -38,7 +39,7 @@ def metrics(flags: Flags, host: str, port: int, minutes: float, once: bool) -> N
 
     with flags.ledger() as engine:
         registry = CollectorRegistry(auto_describe=False)
-        registry.register(Ledger(engine, minutes=minutes))
+        registry.register(Ledger(engine, minutes=minutes, models=models))
         if once:
             click.echo(generate_latest(registry).decode(), nl=False)
             return

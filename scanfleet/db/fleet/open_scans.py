@@ -5,6 +5,8 @@ PostgreSQL answers from an index alone: 78,000 entries for 5 million images, no 
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -76,6 +78,15 @@ def images_left(connection: sa.Connection) -> dict[str, int]:
         .group_by(Scan.model)
     )
     return {row.model: int(row.n) for row in connection.execute(query)}
+
+
+def left_of(scans: Sequence[OpenScan]) -> dict[str, int]:
+    """Return the same as `images_left`, of these scans alone."""
+    left: Counter[str] = Counter()
+    for scan in scans:
+        if scan.state == "running":
+            left[scan.model] += scan.n_pending + scan.n_leased
+    return +left
 
 
 _NOTHING: dict[str, Any] = dict.fromkeys(

@@ -5,12 +5,14 @@ from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
+from prometheus_client import CollectorRegistry
 
 from scanfleet.db.engine import now, reading, transaction
 from scanfleet.db.fleet.rates import Rate, last_rate, wanted
 from scanfleet.db.scans.workers import beat, start_worker, stop_worker
 from scanfleet.db.tables import Batch, Scan, Worker
 from scanfleet.messages import TRAIN_QUEUE, score_queue
+from scanfleet.producer.fleet.metrics import Ledger
 from tests.rigs.metrics import samples, value
 from tests.rigs.worker_rig import Rig, png, rig
 
@@ -114,3 +116,10 @@ def test_a_rate_is_that_of_the_newest_device_and_model(tmp_path: Path, database_
 def test_a_part_of_a_worker_is_one(n_images: int, n: int) -> None:
     rate = Rate(images_per_second=4, n_workers=1, device="cpu", at=None, load_seconds=None)  # type: ignore[arg-type]
     assert wanted(n_images, rate, minutes=30) == n
+
+
+def test_an_autoscaler_gets_a_number_before_the_first_scan(tmp_path: Path, database_url: str) -> None:
+    with rig(tmp_path, database_url=database_url) as worker:
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(Ledger(worker.engine, models=["new/model"]))
+        assert registry.get_sample_value("scanfleet_workers_wanted", {"model": "new/model"}) == 0
