@@ -96,6 +96,17 @@ def train(**flags: Any) -> None:
     _serve(serve_training, flags)
 
 
+@main.command()
+@click.option("--model", help="A hub id, or s3://bucket/prefix.")
+@click.option("--model-revision", help="Commit of a hub model; of another the sha256:... that it must have.")
+@click.option("--data-dir", help="Folder that keeps what comes from buckets.")
+def fetch(**flags: Any) -> None:
+    """Download a model to this node, print its folder and revision, and end."""
+    from scanfleet.worker.commands.fetch import fetch_model
+
+    _serve(fetch_model, flags, port=False)
+
+
 def _serve(serve: Callable[[Settings], int], flags: dict[str, Any], *, port: bool = True) -> None:
     """port: serve this process's metrics where one is set."""
     from scanfleet.worker.processes.process_metrics import serve_process_metrics

@@ -31,6 +31,7 @@ from scanfleet.worker.runtime.retry import retry_startup
 from scanfleet.worker.runtime.shutdown import Stop
 from scanfleet.worker.runtime.timer import Timer
 from scanfleet.worker.runtime.watchdog import Watchdog, responds
+from scanfleet.worker.runtime.weights import in_bucket
 from scanfleet.worker.scoring.adapters import register_shipped
 from scanfleet.worker.training.trainer import Trainer
 from scanfleet.worker.training.triggers import check_triggers
@@ -60,6 +61,8 @@ def find_base(settings: Settings) -> ModelIdentity:
     """Return the identity of the model to train, without loading it. Raises BadSettings, DeviceUnavailable."""
     if settings.model in FAKE_MODELS or settings.model.startswith(PREFIX):
         raise BadSettings(f"model: {settings.model} cannot be trained: name a hub id, a folder or pocket")
+    if in_bucket(settings.model):
+        raise BadSettings("model: one in a bucket cannot be trained yet: copy it to a folder, and name that")
     try:
         found = locate(settings.model, revision=settings.model_revision)
     except ModelUnknown as error:

@@ -139,6 +139,8 @@ def test_a_pod_with_several_cards_has_a_process_each() -> None:
     assert qwen["resources"]["limits"]["nvidia.com/gpu"] == 2
     assert qwen["args"][-2:] == ["--devices", "all"]
     pocket = named(objects, "Deployment", "fleet-worker-pocket")["spec"]["template"]["spec"]["containers"][0]
+    pod = named(objects, "Deployment", "fleet-worker-qwen")["spec"]["template"]["spec"]
+    assert pod["initContainers"][1]["args"] == ["worker", "fetch", "--model", "Qwen/Qwen3-VL-4B-Instruct"]
     assert "nvidia.com/gpu" not in pocket["resources"]["limits"]
 
 
