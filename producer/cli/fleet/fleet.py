@@ -28,10 +28,11 @@ def fleet() -> None:
 @click.option("--format", "form", type=click.Choice(["number", "json"]), default="number", show_default=True)
 @click.pass_obj
 def wanted(flags: Flags, model: str | None, minutes: float, most: int | None, form: str) -> None:
-    """Print the number of workers that finish what is pending or leased in this time; 0 where nothing is.
+    """Print how many workers finish what is open in time.
 
-    It is images / (rate of one worker x time), with the rate that this model's workers measured last; where the rate
-    comes from goes to stderr. Without one, one worker is wanted to measure it. Paused scans want none.
+    0 where nothing is pending or leased. It is images / (rate of one worker x time), with the rate that this model's
+    workers measured last; where the rate comes from goes to stderr. Without one, one worker is wanted to measure it.
+    Paused scans want none.
 
     \b
     Example:

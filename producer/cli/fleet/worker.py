@@ -84,12 +84,12 @@ def score(flags: Flags, arguments: tuple[str, ...]) -> None:
 
     \b
     Options of the worker:
-      --model MODEL               built-in name, hub id, folder, s3://bucket/prefix or endpoint:NAME
+      --model MODEL               built-in, hub id, folder, s3://… or endpoint:NAME
       --model-revision COMMIT     commit of a hub model
       --precision NAME            auto, fp32, bf16, nf4 or int8
       --device NAME               auto, cpu, cuda or cuda:N
-      --devices LIST              one process each: all, 0,1 or cpu,cpu; restarts them
-      --processes-per-device N    with --devices: a number, or auto: as many as help
+      --devices LIST              one process each: all, 0,1 or cpu,cpu
+      --processes-per-device N    with --devices: a number, or auto
       --token-budget N            visual tokens in one forward, or auto
       --batches-in-flight N       batches held at the same time
       --fetch-threads N           downloads and decodings at the same time

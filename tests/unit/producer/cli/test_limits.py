@@ -29,8 +29,8 @@ def test_a_dry_run_tells_hours_and_money_and_whose_rate_that_is(tmp_path: Path, 
     with ledger(load_settings(data_dir=tmp_path)):
         pass
     unknown = scanfleet(*words, data_dir=tmp_path)
-    assert "device hours    unknown" in unknown.stdout
-    assert "nothing is known of its rate" in unknown.stderr
+    assert "device hours    unknown: no worker of fake has scored yet" in unknown.stdout
+    assert unknown.stderr == ""
     with ledger(load_settings(data_dir=tmp_path)) as engine, transaction(engine) as connection:
         about = {"host": "h", "pid": 1, "queue": score_queue("fake"), "device": "cpu", "model": "fake"}
         start_worker(connection, worker="w", **about)
