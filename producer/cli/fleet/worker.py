@@ -84,7 +84,7 @@ def score(flags: Flags, arguments: tuple[str, ...]) -> None:
 
     \b
     Options of the worker:
-      --model MODEL               built-in, hub id, folder, s3://… or endpoint:NAME
+      --model MODEL               hub id, folder, s3://…, endpoint:NAME, pocket
       --model-revision COMMIT     commit of a hub model
       --precision NAME            auto, fp32, bf16, nf4 or int8
       --device NAME               auto, cpu, cuda or cuda:N
