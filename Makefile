@@ -5,7 +5,7 @@
 PYTHON ?= python3
 VENV := .venv
 LOCK := constraints.txt
-INSTALL := --editable '.[worker,dev,parquet,pandas,xlsx,video,pdf,dicom,baselines]'
+INSTALL := --editable '.[worker,dev,parquet,pandas,xlsx,video,pdf,dicom,baselines,serve,metrics]'
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 PYTEST_ARGS ?=

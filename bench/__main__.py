@@ -39,6 +39,7 @@ MODULES = {
     "labels": "bench.labels",
     "export": "bench.export",
     "query": "bench.query",
+    "gpu": "bench.gpu",
 }
 
 

@@ -12,7 +12,7 @@ transaction, keeps two of ours from doing the same work at once.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from celery import Celery
 from scanfleet.config.settings import Settings
 from scanfleet.db import leases
 from scanfleet.db.engine import moment, transaction
+from scanfleet.db.fleet import limits
 from scanfleet.db.scans import crash_isolation, notifications, scans, workers
 from scanfleet.db.scans.workers import News
 from scanfleet.db.tables import Batch, Training
@@ -54,6 +55,7 @@ class _Due:
     silent: bool = True  # trainings
     trainings: bool = True
     sums: bool = True  # of large scans that are done
+    limits: bool = True  # a running scan has some
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +68,7 @@ class _Written:
     silent: tuple[int, ...] = ()
     trainings: tuple[int, ...] = ()
     sums_due: bool = False
+    paused: Mapping[str, str] = field(default_factory=dict)  # scan -> the limit that it reached
 
 
 def attended_seconds(settings: Settings) -> float:
@@ -128,6 +131,7 @@ class Reconciler:
             leases.any_expired(Training, at).label("silent"),
             upkeep.any_due(at, renotify_seconds=again).label("trainings"),
             scan_sums.any_due().label("sums"),
+            limits.any_limited().label("limits"),
         ).where(~attended)
         row = connection.execute(query).one_or_none()
         self._mine = row is not None and bool(row.free and row.open)
@@ -148,6 +152,8 @@ def _write(connection: sa.Connection, settings: Settings, due: _Due) -> _Written
     found: dict[str, Any] = {"sums_due": due.sums or bool(due.complete)}
     if due.expired:
         found["expired"] = crash_isolation.expire_leases(connection)
+    if due.limits:
+        found["paused"] = limits.pause_spent(connection)
     if due.complete:
         found["finished"] = scans.finish_all_complete(connection)
     if due.batches or due.expired:
@@ -163,6 +169,8 @@ def _write(connection: sa.Connection, settings: Settings, due: _Due) -> _Written
 def _tell(engine: sa.Engine, app: Celery, written: _Written, *, most: int) -> Reconciled:
     """Log what a round has written, and notify workers."""
     expired = written.expired
+    for scan_id, limit in written.paused.items():
+        log.warning("scan_paused", scan=scan_id, limit=limit)
     if written.silent:
         log.warning("training_leases_expired", trainings=list(written.silent))
     if expired.n:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What the tests need from the system: Redis, PostgreSQL and pgbouncer, of which they start private servers, or, when called with
+# What the tests need from the system: Redis, PostgreSQL and pgbouncer, of which they start private servers, promtool, or, when called with
 # `containers`, the tools that build docker/Dockerfile without a daemon, and the browser that opens the contact sheet.
 # As root on Debian or Ubuntu the missing packages are installed; elsewhere one line says what to install.
 # What is missing never ends this script with an error: its tests skip, or fail where CI is set.
@@ -19,6 +19,8 @@ have_browser() {
     return 1
 }
 
+have_promtool() { command -v promtool >/dev/null; }
+
 have_pgbouncer() { command -v pgbouncer >/dev/null || [ -x /usr/sbin/pgbouncer ]; }
 
 missing=()
@@ -28,10 +30,11 @@ if [ "${1:-}" = containers ]; then
     command -v debootstrap >/dev/null || missing+=(debootstrap debian-archive-keyring)
     have_browser || missing+=(chromium-headless-shell)
 else
-    elsewhere="macOS: brew install redis postgresql@17 pgbouncer"
+    elsewhere="macOS: brew install redis postgresql@17 pgbouncer prometheus"
     have_redis || missing+=(redis-server)
     have_postgres || missing+=(postgresql)
     have_pgbouncer || missing+=(pgbouncer)
+    have_promtool || missing+=(prometheus)
 fi
 [ ${#missing[@]} -eq 0 ] && exit 0
 

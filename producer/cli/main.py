@@ -17,8 +17,11 @@ from scanfleet.producer.cli.deletion.forget import forget
 from scanfleet.producer.cli.fleet.checks import checks
 from scanfleet.producer.cli.fleet.db import db
 from scanfleet.producer.cli.fleet.doctor import doctor
+from scanfleet.producer.cli.fleet.fleet import fleet
+from scanfleet.producer.cli.fleet.metrics import metrics
 from scanfleet.producer.cli.fleet.serve import serve
 from scanfleet.producer.cli.fleet.token import token
+from scanfleet.producer.cli.fleet.watching import drain, top
 from scanfleet.producer.cli.fleet.worker import worker
 from scanfleet.producer.cli.options import Flags, ScanfleetGroup, note
 from scanfleet.producer.cli.queries.compare import compare
@@ -106,6 +109,8 @@ COMMANDS = (
         worker,
         serve,
         token,
+        fleet,
+        metrics,
         db,
         doctor,
     ),
@@ -115,6 +120,8 @@ for command in COMMANDS:
     cli.add_command(command)
 labels.add_command(suggest)
 scans.add_command(agreement)
+for view in (drain, top):
+    worker.add_command(view)
 for question in (export, history, facets, compare, sets, sql):
     results.add_command(question)
 

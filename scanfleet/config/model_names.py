@@ -1,4 +1,4 @@
-"""Valid model names: a built-in one, a folder, a repository of the hub, or a model at an endpoint.
+"""Valid model names: a built-in one, a folder, a repository of the hub, a prefix of a bucket, or one at an endpoint.
 
 Loads nothing.
 """
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 BUILTIN_MODELS = ("pocket",)
 # They score by hashing pixels, for tests of the fleet; no help text names them. Batches of the last two shared a queue.
 FAKE_MODELS = ("fake", "fake-1", "fake.1")
+_IN_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]/\S+", re.ASCII)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
@@ -35,7 +36,12 @@ def require_model(name: str, *, elsewhere: bool) -> None:
     elsewhere: workers may run on other machines, where an absolute path may exist although it does not here.
     Whether a hub id exists is for the worker to find out. Raises BadSettings.
     """
-    if name in (*BUILTIN_MODELS, *FAKE_MODELS) or _HUB_ID.fullmatch(name) or model_at_endpoint(name):
+    if (
+        name in (*BUILTIN_MODELS, *FAKE_MODELS)
+        or _HUB_ID.fullmatch(name)
+        or _IN_BUCKET.fullmatch(name)
+        or model_at_endpoint(name)
+    ):
         return
     if name.startswith(PREFIX):
         raise BadSettings(f"model: {name!r}: after {PREFIX} comes what the server calls its model (endpoint:gpt-4o)")
@@ -47,6 +53,7 @@ def require_model(name: str, *, elsewhere: bool) -> None:
     near = nearest(name.lower(), BUILTIN_MODELS)
     meant = f" (did you mean {near}?)" if near else ""
     kinds = (
-        f"a built-in name ({', '.join(BUILTIN_MODELS)}), an existing folder or a hub id owner/name, or endpoint:NAME"
+        f"a built-in name ({', '.join(BUILTIN_MODELS)}), an existing folder or a hub id owner/name, "
+        "s3://bucket/prefix or endpoint:NAME"
     )
     raise BadSettings(f"model: {name!r} is unknown{meant}: give {kinds}")

@@ -121,6 +121,11 @@ class Settings(BaseSettings):
     )  # most generated images of what a training learns from
     train_shadow_images: int = Field(default=300, ge=0)  # unlabelled images that the gate compares both adapters on
 
+    # operating (docs/operate.md)
+    metrics_port: int | None = Field(default=None, ge=0, le=65535)  # of a worker's own process metrics; default: none
+    metrics_host: str = "127.0.0.1"  # address that they are served on; 0.0.0.0: all
+    price_per_hour: float | None = Field(default=None, ge=0)  # of one device with its host, in your currency
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_json: bool = False
 

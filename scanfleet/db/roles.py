@@ -37,6 +37,7 @@ PRODUCER = {
     "web_sessions": "INSERT, DELETE",
     "access_audit": "INSERT",  # added, never changed
     "review_leases": "INSERT, UPDATE, DELETE",
+    "workers": "UPDATE (drain_at)",  # `worker drain`
 }
 # Workers settle what producers create; they create no scan, batch or image, and delete nothing.
 WORKER = {

@@ -95,6 +95,7 @@ class Scan(Base):
     roots: Mapped[dict[str, Any] | None]  # folder -> inode when it was listed; an empty mount point has another one
     kind: Mapped[str | None]  # request: of the HTTP API, left out of listings; None: an archive
     sums: Mapped[dict[str, Any] | None]  # over its batches (scanfleet.db.tallies.scan_sums); None: not kept
+    limits: Mapped[dict[str, Any] | None]  # what pauses it (scanfleet.db.fleet.limits); None: nothing does
 
 
 _COUNTS = [
@@ -138,6 +139,7 @@ class Batch(Leased, Base):
     worker: Mapped[str | None]  # that wrote its newest results; kept when the lease ends
     urgent: Mapped[bool | None]  # claimed before all others: a person waits for it
     tally: Mapped[dict[str, Any] | None]  # of current answers (scanfleet.db.tallies.tally); None: not tallied
+    n_bytes: Mapped[int | None]  # of its images, as listed; an unknown size counts as 0. None: of a release before
 
 
 class Image(Base):
@@ -306,3 +308,8 @@ class Worker(Base):
     ended_because: Mapped[str | None]  # why a worker ended itself
     waiting_for: Mapped[str | None]  # the error, while it cannot start
     reconciled_at: Mapped[datetime | None]  # the last time: one worker of the fleet does
+    model: Mapped[str | None]
+    device_kind: Mapped[str | None]  # the card's name, or cpu
+    ready_at: Mapped[datetime | None]  # when it could take its first batch
+    load_seconds: Mapped[float | None]  # from its start to then
+    drain_at: Mapped[datetime | None]  # when a person asked it to end; it reads that with its heartbeat

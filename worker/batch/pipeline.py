@@ -97,8 +97,11 @@ class Pipeline:
         with self._lock:
             self._n_taken += 1
             self._n_active += 1
+        # What is logged in this thread names them; stages and the device work for several batches at once.
+        about = {"scan": lease.claim.scan_id, "batch": lease.claim.batch_id}
         try:
-            self._attempt(lease, readings)
+            with structlog.contextvars.bound_contextvars(**about):
+                self._attempt(lease, readings)
         except Exception as error:
             # A bug. The batch waits for a version without it, and its images are not counted as failures.
             log.exception("batch_crashed", batch=lease.claim.batch_id)
@@ -148,7 +151,8 @@ class Pipeline:
     def _score(self, lease: Lease, readings: PassReadings) -> None:
         """Raises Aborted only before the first result, and Retryable only before the first write."""
         resolved = self._resolve(lease)
-        with self._context.device.occupancy.batch() as span:
+        named = structlog.contextvars.bound_contextvars(scorer=resolved.scorer_id, adapter=_adapter(resolved))
+        with named, self._context.device.occupancy.batch() as span:
             allowance = _allowance(resolved, lease.claim)
             watch = Stopwatch(span=span, n_threads=self._context.settings.fetch_threads, allowance=allowance)
             try:
@@ -236,3 +240,9 @@ def _allowance(resolved: Resolved, claim: Claim) -> Allowance | None:
         return None
     left_over = (claim.seconds or {}).get(LEFT_OVER, 0.0)
     return Allowance(resolved.crop_setup.settings.max_extra, left_over=left_over)
+
+
+def _adapter(resolved: Resolved) -> str | None:
+    """Return the first digits of the digest of the adapter's weights; None: the base alone."""
+    digest = resolved.scorer.identity.adapter_sha256
+    return None if digest is None else digest[:12]

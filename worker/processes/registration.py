@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -48,6 +49,8 @@ class Row:
         self._within = attended_seconds(settings)
         self._write: Callable[[sa.Connection], None] = self._beat
         self.news = News()
+        self._began = time.monotonic()
+        self._on_drain: Callable[[], None] = lambda: None
 
     def _beat(self, connection: sa.Connection) -> None:
         beat(connection, worker=self._worker, n_images=0, seconds={}, progressed=False)
@@ -57,6 +60,9 @@ class Row:
         with transaction(self._engine) as connection:
             self._write(connection)
             self.news = read_news(connection, self._worker, within_seconds=self._within)
+        if self.news.drain:
+            on_drain, self._on_drain = self._on_drain, lambda: None  # once: a second request hands back at once
+            on_drain()
 
     def wait_for(self, reason: str) -> None:
         """Record why the worker cannot begin yet."""
@@ -66,15 +72,27 @@ class Row:
         except DatabaseUnavailable as error:
             log.warning("worker_row_not_updated", error=str(error))
 
-    def ready(self, *, device: str, write: Callable[[sa.Connection], None]) -> None:
-        """Record that the worker begins. From now on `write` writes its heartbeat and counts."""
+    def ready(
+        self,
+        *,
+        device: str,
+        write: Callable[[sa.Connection], None],
+        kind: str | None = None,
+        on_drain: Callable[[], None],
+    ) -> None:
+        """Record that the worker begins. From now on `write` writes its heartbeat and counts.
+
+        kind: the card's name. on_drain: called once, when a heartbeat tells that a person asked the worker to end.
+        """
+        load_seconds = time.monotonic() - self._began
 
         def begin() -> None:
             with transaction(self._engine) as connection:
-                set_ready(connection, self._worker, device=device)
+                set_ready(connection, self._worker, device=device, kind=kind, load_seconds=load_seconds)
 
         retry_startup(begin, what="ledger")
-        self._write = write
+        log.info("worker_loaded", worker=self._worker, device=device, load_seconds=round(load_seconds, 1))
+        self._write, self._on_drain = write, on_drain
 
 
 @contextmanager
@@ -90,6 +108,7 @@ def registered_worker(engine: sa.Engine, settings: Settings, *, worker: str, que
                 pid=os.getpid(),
                 queue=queue,
                 device=settings.device,
+                model=settings.model,
             )
 
     retry_startup(enter, what="ledger")

@@ -17,6 +17,7 @@ from scanfleet.queue.app import make_app
 from scanfleet.storage.open import OpenStores
 from scanfleet.worker.consumer.app import make_scoring_app
 from scanfleet.worker.consumer.run import consume
+from scanfleet.worker.device.kind import kind_of
 from scanfleet.worker.processes.components import running
 from scanfleet.worker.processes.registration import new_name, registered_worker
 from scanfleet.worker.processes.timers import heartbeat_of, timers
@@ -40,6 +41,12 @@ def check_access(settings: Settings) -> None:
             check_broker(app)
         except BrokerUnavailable as error:
             log.warning("broker_away", error=str(error))
+
+
+def end_when_drained() -> None:
+    """End as after a SIGTERM, on a person's request in the ledger."""
+    log.info("worker_drain_requested")
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def serve(settings: Settings) -> int:
@@ -71,7 +78,9 @@ def serve(settings: Settings) -> int:
             )
         )
         app = make_scoring_app(settings, scoring.pipeline)
-        row.ready(device=model.device, write=heartbeat_of(scoring))
+        row.ready(
+            device=model.device, kind=kind_of(model.device), write=heartbeat_of(scoring), on_drain=end_when_drained
+        )
         stack.enter_context(timers(scoring, app, settings, news=lambda: row.news))
         code = consume(app, queue=queue, concurrency=settings.batches_in_flight, name=name, stop=stop)
     return EX_TEMPFAIL if broken else code

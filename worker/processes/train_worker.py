@@ -24,13 +24,14 @@ from scanfleet.reconcile import Reconciler
 from scanfleet.worker.consumer.app import make_training_app
 from scanfleet.worker.consumer.run import consume
 from scanfleet.worker.processes.registration import new_name, registered_worker
-from scanfleet.worker.processes.score_worker import check_access
+from scanfleet.worker.processes.score_worker import check_access, end_when_drained
 from scanfleet.worker.processes.timers import CLEAR_SECONDS, STALLED_SECONDS, WATCH_SECONDS, webhook_timers
 from scanfleet.worker.runtime.exit import EX_TEMPFAIL, exit_overdue
 from scanfleet.worker.runtime.retry import retry_startup
 from scanfleet.worker.runtime.shutdown import Stop
 from scanfleet.worker.runtime.timer import Timer
 from scanfleet.worker.runtime.watchdog import Watchdog, responds
+from scanfleet.worker.runtime.weights import in_bucket
 from scanfleet.worker.scoring.adapters import register_shipped
 from scanfleet.worker.training.trainer import Trainer
 from scanfleet.worker.training.triggers import check_triggers
@@ -51,7 +52,7 @@ def serve_training(settings: Settings) -> int:
         retry_startup(lambda: register_shipped(engine, identity), what="ledger")
         trainer = Trainer(engine, settings, name=name, stop=stop)
         app = make_training_app(settings, trainer)
-        row.ready(device=settings.device, write=_heartbeat_of(trainer))
+        row.ready(device=settings.device, write=_heartbeat_of(trainer), on_drain=end_when_drained)
         stack.enter_context(_timers(engine, app, settings, trainer, news=lambda: row.news))
         return consume(app, queue=TRAIN_QUEUE, concurrency=1, name=name, stop=stop)
 
@@ -60,6 +61,8 @@ def find_base(settings: Settings) -> ModelIdentity:
     """Return the identity of the model to train, without loading it. Raises BadSettings, DeviceUnavailable."""
     if settings.model in FAKE_MODELS or settings.model.startswith(PREFIX):
         raise BadSettings(f"model: {settings.model} cannot be trained: name a hub id, a folder or pocket")
+    if in_bucket(settings.model):
+        raise BadSettings("model: one in a bucket cannot be trained yet: copy it to a folder, and name that")
     try:
         found = locate(settings.model, revision=settings.model_revision)
     except ModelUnknown as error:

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -15,7 +16,7 @@ from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.extras import install_hint
 from scanfleet.config.model_names import FAKE_MODELS
 from scanfleet.config.settings import Settings
-from scanfleet.errors import BadSettings, DeviceUnavailable, UnknownModel
+from scanfleet.errors import BadSettings, DeviceUnavailable, StoreUnavailable, UnknownModel
 from scanfleet.models import factory
 from scanfleet.models.crops.policy import CropPolicy
 from scanfleet.models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
@@ -33,6 +34,7 @@ from scanfleet.models.types import (
     Scorer,
     SeveralScorer,
 )
+from scanfleet.worker.runtime.weights import fetch_weights, in_bucket
 from scanfleet.worker.scoring.error_mapping import (
     MappedCropReader,
     MappedExplainer,
@@ -128,15 +130,21 @@ def load_model(settings: Settings) -> Model:
             from scanfleet.worker.scoring.endpoint import load_endpoint
 
             return load_endpoint(settings)
-        locate(settings.model, revision=settings.model_revision)  # a wrong name is reported before torch is imported
+        name = settings.model
+        source = str(fetch_weights(settings)) if in_bucket(name) else name
+        locate(source, revision=settings.model_revision)  # a wrong name is reported before torch is imported
         from scanfleet.models.network.base import load_base
 
         base = load_base(
-            settings.model,
+            source,
             revision=settings.model_revision,
             precision=cast("Precision", settings.precision),
             device=settings.device,
         )
+        # Its folder differs from node to node; what it is called, and the digest of its files, do not.
+        base.checkpoint = replace(base.checkpoint, name=name)
+    except StoreUnavailable as error:
+        raise DeviceUnavailable(f"model: {error}") from error
     except ImportError as error:
         raise BadSettings(f"this worker cannot load models ({error}): {install_hint('worker')}") from None
     except ModelUnknown as error:

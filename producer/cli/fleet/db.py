@@ -6,6 +6,8 @@ import click
 
 from scanfleet.producer.cli.options import Flags, ScanfleetGroup
 
+WAIT_SECONDS = 2.0  # between two looks at the schema
+
 
 @click.group(cls=ScanfleetGroup)
 def db() -> None:
@@ -51,6 +53,40 @@ def check(flags: Flags) -> None:
     with schema.connect_at_start(flags.settings()) as engine:
         click.echo(schema.check_schema(engine))
         pointers.check_pointers(engine)
+
+
+@db.command()
+@click.option("--seconds", type=click.FloatRange(min=0), default=600.0, show_default=True, help="At most.")
+@click.pass_obj
+def wait(flags: Flags, seconds: float) -> None:
+    """Wait until the schema is one that this version works with.
+
+    For what starts beside a migration, as an init container does. Exit 18 if it is not upgraded in time, 75 if the
+    database cannot be reached in time.
+
+    \b
+    Example:
+      scanfleet db wait --seconds 300
+    """
+    import time
+
+    from scanfleet.db import schema
+    from scanfleet.errors import DatabaseUnavailable, SchemaOutdated, SchemaTooNew
+
+    settings, deadline = flags.settings(), time.monotonic() + seconds
+    while True:
+        try:
+            with schema.connect_at_start(settings) as engine:
+                found = schema.check_schema(engine, newer=True)
+        except SchemaTooNew:
+            raise
+        except (SchemaOutdated, DatabaseUnavailable):
+            if time.monotonic() >= deadline:
+                raise
+        else:
+            click.echo(found)
+            return
+        time.sleep(min(WAIT_SECONDS, max(0.0, deadline - time.monotonic())))
 
 
 @db.command()

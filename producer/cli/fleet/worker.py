@@ -84,15 +84,18 @@ def score(flags: Flags, arguments: tuple[str, ...]) -> None:
 
     \b
     Options of the worker:
-      --model MODEL               built-in name, hub id, folder or endpoint:NAME
+      --model MODEL               hub id, folder, s3://…, endpoint:NAME, pocket
       --model-revision COMMIT     commit of a hub model
       --precision NAME            auto, fp32, bf16, nf4 or int8
       --device NAME               auto, cpu, cuda or cuda:N
+      --devices LIST              one process each: all, 0,1 or cpu,cpu
+      --processes-per-device N    with --devices: a number, or auto
       --token-budget N            visual tokens in one forward, or auto
       --batches-in-flight N       batches held at the same time
       --fetch-threads N           downloads and decodings at the same time
       --lease-seconds SECONDS     a silent worker loses its batches after this
       --drain-seconds SECONDS     finish or hand back within this after SIGTERM
+      --port PORT                 serve metrics of this process (extra metrics)
       --data-dir, --log-level     as before the command
       --log-json / --log-lines    one JSON object per line, or text
 
@@ -127,6 +130,7 @@ def train(flags: Flags, arguments: tuple[str, ...]) -> None:
       --train-recipe NAME            recipe of the trainings started like this
       --train-lease-seconds SECONDS  a silent worker loses its training then
       --drain-seconds SECONDS        save and hand back within this after SIGTERM
+      --port PORT                    serve metrics of this process
       --data-dir, --log-level        as before the command
       --log-json / --log-lines       one JSON object per line, or text
 
@@ -137,6 +141,30 @@ def train(flags: Flags, arguments: tuple[str, ...]) -> None:
     from scanfleet.producer.local.workers import COMMAND
 
     _become((*COMMAND[:-1], "train"), arguments, flags)
+
+
+@worker.command(context_settings={"ignore_unknown_options": True, "allow_extra_args": True})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+@click.pass_obj
+def fetch(flags: Flags, arguments: tuple[str, ...]) -> None:
+    """Download a model to this node, and end: for an init container.
+
+    Workers of this node then load it from the disk: what comes from the hub lies in its cache (HF_HOME), what comes
+    from a bucket in the data folder. Prints the folder, and the revision that --model-revision may pin.
+
+    \b
+    Options:
+      --model MODEL               hub id, or s3://bucket/prefix
+      --model-revision REVISION   that it must have
+      --data-dir                  as before the command
+
+    \b
+    Example:
+      scanfleet worker fetch --model s3://models/qwen3-vl-4b
+    """
+    from scanfleet.producer.local.workers import COMMAND
+
+    _become((*COMMAND[:-1], "fetch"), arguments, flags)
 
 
 def _become(command: tuple[str, ...], arguments: tuple[str, ...], flags: Flags) -> None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from scanfleet.producer.cli.options import SOURCE, Flags, filter_options, if_stopped, note, require_checks
 from scanfleet.producer.cli.progress import Display, open_display
+from scanfleet.producer.cli.scans.limits import echo_forecast, limit_options, take_limits
 from scanfleet.producer.cli.tables import count, size_text
 
 if TYPE_CHECKING:
+    import sqlalchemy as sa
+
     from scanfleet.checks.check import Check
     from scanfleet.config.settings import Settings
+    from scanfleet.db.fleet.rates import Rate
     from scanfleet.db.scans.scans import Progress, ScanInfo
     from scanfleet.producer.scans.enqueue import Enqueued
     from scanfleet.producer.scans.session import Request, Session
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Add the images in SRC to the queue and notify the workers.")
 @click.argument("sources", nargs=-1, required=True, metavar="SRC...", type=SOURCE)
 @filter_options
+@limit_options
 @click.option("--dry-run", is_flag=True, help="Print what would be scanned; write nothing.")
 @click.option("--wait", is_flag=True, help="Wait until the scan has ended.")
 @click.option("--strict", is_flag=True, help="With --wait: exit 20 if an image could not be scored.")
@@ -52,8 +58,9 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
     from scanfleet.producer.scans.session import Request, open_session
 
     require_checks(chosen)
+    settings = flags.settings(model=chosen["model"])
+    limits = take_limits(chosen, settings)
     request = Request(**chosen)
-    settings = flags.settings(model=request.model)
     require_model(settings.model, elsewhere=settings.database_url is not None)
     if dry_run:
         _show_preview(request, settings)
@@ -63,7 +70,7 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
         note(lonely)
     with open_session(settings) as session, open_display() as display:
         with if_stopped("stopped; what is listed is kept: run the same command to resume"):
-            last = _enqueue(session, request, display)
+            last = _enqueue(session, request, display, limits)
         _report_missing_worker(session, last)
         for each in last.scans:
             report_unused_adapter(session.engine, each)
@@ -71,16 +78,38 @@ def scan(flags: Flags, /, *, dry_run: bool, wait: bool, strict: bool, **chosen: 
             _wait(session, last, display, strict=strict)
 
 
-def _enqueue(session: Session, request: Request, display: Display) -> Enqueued:
+def _enqueue(session: Session, request: Request, display: Display, limits: dict[str, float]) -> Enqueued:
     last = None
     for page in session.enqueue(request):
         if last is None:
+            if limits:
+                _limit(session, page, limits)
             echo_scans(page.scans)  # at once, so that a script can follow the scan while it is listed
         display.listed(page)
         last = page
     assert last is not None  # enqueue raises EmptySource rather than yield nothing
+    if limits:
+        last = _as_it_is(session, last)
     report_listing(last, n_pending=count_pending(session, last))
     return last
+
+
+def _as_it_is(session: Session, last: Enqueued) -> Enqueued:
+    """Return the same with the scans of now: a higher limit lets a paused one go on."""
+    from scanfleet.db.engine import reading
+    from scanfleet.db.scans.scans import get_scan
+
+    with reading(session.engine) as connection:
+        return replace(last, scans=tuple(get_scan(connection, each.id) for each in last.scans))
+
+
+def _limit(session: Session, page: Enqueued, limits: dict[str, float]) -> None:
+    from scanfleet.db.engine import transaction
+    from scanfleet.db.fleet.limits import set_limits
+
+    with transaction(session.engine) as connection:
+        for each in page.scans:
+            set_limits(connection, each.id, limits)
 
 
 def echo_scans(scans: Sequence[ScanInfo]) -> None:
@@ -199,6 +228,7 @@ def _show_preview(request: Request, settings: Settings) -> None:
     with existing_ledger(settings) as engine:
         checks = find_checks(engine, request)
         found = preview(engine, request.listing(settings), checks=checks, model=settings.model)
+        rate = _last_rate(engine, settings.model)
     unsized = f" ({found.n_unsized} of unknown size)" if found.n_unsized else ""
     click.echo(f"images          {found.n_images}")
     click.echo(f"bytes           {found.n_bytes} ({size_text(found.n_bytes)}){unsized}")
@@ -206,6 +236,7 @@ def _show_preview(request: Request, settings: Settings) -> None:
     for check, n_scored in zip(checks, found.n_scored, strict=True):
         click.echo(f"already scored  {n_scored}" + (f" by {check.name}" if several else ""))
     click.echo(f"skipped         {found.n_skipped}")
+    echo_forecast(rate, sum(found.n_images - n_scored for n_scored in found.n_scored), settings)
     if several:
         _echo_passes(checks, settings.model)
     most = max(check.frames.max for check in checks)
@@ -214,6 +245,16 @@ def _show_preview(request: Request, settings: Settings) -> None:
         note(f"{files} may hold several pictures, by name: each that does costs up to {most} times as much")
     _note_left_out(found.n_left_out, found.left_out)
     _note_idle(found.idle_excludes)
+
+
+def _last_rate(engine: sa.Engine | None, model: str) -> Rate | None:
+    from scanfleet.db.engine import reading
+    from scanfleet.db.fleet.rates import last_rate
+
+    if engine is None:
+        return None
+    with reading(engine) as connection:
+        return last_rate(connection, model)
 
 
 def _echo_passes(checks: Sequence[Check], model: str) -> None:

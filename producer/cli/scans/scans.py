@@ -91,6 +91,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
     from scanfleet.db.scans import scans as store
     from scanfleet.db.scans.webhooks import webhooks_of
     from scanfleet.producer.cli.scans import outcome
+    from scanfleet.producer.cli.scans.limits import echo_money, money
     from scanfleet.producer.cli.scans.times import echo_times
     from scanfleet.producer.reports.failures import n_quarantined
     from scanfleet.producer.reports.summary import summarise
@@ -101,6 +102,7 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
             rescans = store.list_rescans(connection, summary.scan.id)
             alarms = alarms_of_scan(connection, summary.scan.check, summary.scan.id)
             hooks = webhooks_of(connection, summary.scan.id)
+        spent = money(engine, summary.scan.id, flags.settings())
         if form == "table":
             outcome.report_missing_worker(engine, summary.scan, summary.progress)
             outcome.report_unused_adapter(engine, summary.scan)
@@ -115,12 +117,13 @@ def show(flags: Flags, scan_id: str, form: str) -> None:
         more["alarms"] = alarms
         more["warnings"] = summary.warnings
         more["webhooks"] = [asdict(hook) for hook in hooks]
-        record = _record(summary.scan, summary.progress) | more
+        record = _record(summary.scan, summary.progress) | more | spent
         click.echo(json.dumps(record, indent=2, default=str))
         return
     outcome.echo_summary(summary)
     outcome.echo_explanations(summary)
     echo_times(summary.times)
+    echo_money(spent)
     outcome.report_quarantine(summary.scan.id, summary.failures)
     click.echo()
     for source in summary.scan.sources:

@@ -55,7 +55,10 @@ def add_images(
     if not fresh:
         return []
     sizes = [min(batch_images, len(fresh) - start) for start in range(0, len(fresh), batch_images)]
-    ids = _add_batches(connection, scan_id, queue, sizes, urgent=urgent)
+    n_bytes = [
+        sum(image.size or 0 for image in fresh[at : at + batch_images]) for at in range(0, len(fresh), batch_images)
+    ]
+    ids = _add_batches(connection, scan_id, queue, sizes, n_bytes, urgent=urgent)
     columns: dict[str, Sequence[Any]] = dict(
         zip(_COLUMNS, zip(*map(attrgetter(*_COLUMNS), fresh), strict=True), strict=True)
     )
@@ -69,11 +72,11 @@ _COLUMNS = ("identity", "uri", "root", "etag", "size", "meta", "rescan_of", "dra
 
 
 def _add_batches(
-    connection: sa.Connection, scan_id: str, queue: str, sizes: Sequence[int], *, urgent: bool
+    connection: sa.Connection, scan_id: str, queue: str, sizes: Sequence[int], n_bytes: Sequence[int], *, urgent: bool
 ) -> list[int]:
-    """Add ready batches of these numbers of images, and return their ids in this order."""
+    """Add ready batches of these numbers of images and bytes, and return their ids in this order."""
     same = {"scan_id": scan_id, "queue": queue, "state": "ready", "urgent": True if urgent else None}
-    rows = [same | {"n_images": size} for size in sizes]
+    rows = [same | {"n_images": n, "n_bytes": of} for n, of in zip(sizes, n_bytes, strict=True)]
     added = sa.insert(Batch).returning(Batch.id, sort_by_parameter_order=True)
     return list(connection.execute(added, rows).scalars())
 

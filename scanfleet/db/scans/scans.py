@@ -228,7 +228,10 @@ def pause(connection: sa.Connection, scan_id: str) -> None:
 
 
 def resume(connection: sa.Connection, scan_id: str) -> None:
+    """Let batches be claimed again. It lifts the limits of a scan that one of them paused."""
     _move(connection, scan_id, {"paused"}, "running", done="resumed")
+    reached = Scan.limits["reached"].as_string().is_not(None)
+    connection.execute(sa.update(Scan).where(Scan.id == scan_id, reached).values(limits=None))
 
 
 def cancel(connection: sa.Connection, scan_id: str) -> int:

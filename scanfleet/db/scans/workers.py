@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any
@@ -28,6 +28,9 @@ class WorkerInfo:
     n_images: int
     seconds: dict[str, Any] | None  # sums by name (scanfleet.stats.stage_times) since the start
     waiting_for: str | None  # the error, while it cannot start
+    ready_at: datetime | None  # when it could take its first batch; None: it loads, or is of a release before
+    load_seconds: float | None  # from its start to then
+    drain_at: datetime | None  # when a person asked it to end
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +42,14 @@ class News:
     attended: bool = False  # another worker reconciles
     webhooks: bool = True  # one is due
     promotion: int | None = None  # the id of the newest, 0 where there is none; None: it is not known
+    drain: bool = False  # a person asked this worker to finish its batches and end
 
 
-def start_worker(connection: sa.Connection, *, worker: str, host: str, pid: int, queue: str, device: str) -> None:
+def start_worker(
+    connection: sa.Connection, *, worker: str, host: str, pid: int, queue: str, device: str, model: str | None = None
+) -> None:
     at = now(connection)
-    row = {"id": worker, "host": host, "pid": pid, "queue": queue, "device": device}
+    row = {"id": worker, "host": host, "pid": pid, "queue": queue, "device": device, "model": model}
     connection.execute(sa.insert(Worker).values(row | {"n_images": 0, "started_at": at, "beat_at": at}))
 
 
@@ -70,6 +76,7 @@ def read_news(connection: sa.Connection, worker: str, *, within_seconds: float) 
         attended(at, worker=worker, within_seconds=within_seconds).label("attended"),
         webhooks.any_due(at).label("webhooks"),
         sa.select(sa.func.coalesce(sa.func.max(Promotion.id), 0)).scalar_subquery().label("promotion"),
+        sa.exists().where(Worker.id == worker, Worker.drain_at.is_not(None)).label("drain"),
     )
     return News(**connection.execute(news).one()._mapping)
 
@@ -104,9 +111,27 @@ def set_waiting(connection: sa.Connection, worker: str, waiting_for: str) -> Non
     connection.execute(sa.update(Worker).where(Worker.id == worker).values(waiting_for=waiting_for))
 
 
-def set_ready(connection: sa.Connection, worker: str, *, device: str) -> None:
-    """Record that the worker can start."""
-    connection.execute(sa.update(Worker).where(Worker.id == worker).values(waiting_for=None, device=device))
+def set_ready(
+    connection: sa.Connection,
+    worker: str,
+    *,
+    device: str,
+    kind: str | None = None,
+    load_seconds: float | None = None,
+) -> None:
+    """Record that the worker can start. kind: the card's name. load_seconds: since its start."""
+    ready = {"ready_at": now(connection), "device_kind": kind, "load_seconds": load_seconds}
+    values = {"waiting_for": None, "device": device} | ready
+    connection.execute(sa.update(Worker).where(Worker.id == worker).values(values))
+
+
+def ask_to_drain(connection: sa.Connection, workers: Sequence[str]) -> list[str]:
+    """Ask these workers to finish their batches and end. Returns those that had not stopped.
+
+    Each reads it with its next heartbeat, so it needs no broker.
+    """
+    going = sa.update(Worker).where(Worker.id.in_(workers), Worker.stopped_at.is_(None))
+    return sorted(connection.execute(going.values(drain_at=now(connection)).returning(Worker.id)).scalars())
 
 
 def stop_worker(connection: sa.Connection, worker: str, *, because: str | None = None) -> None:

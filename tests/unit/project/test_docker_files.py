@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[3]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.yaml").read_text())
 GPU: dict[str, Any] = yaml.safe_load((ROOT / "docker/compose.gpu.yaml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
-OURS = ("migrate", "producer", "worker", "trainer")
+OURS = ("migrate", "producer", "worker", "trainer", "metrics")
 SETTING_NAMES = {f"SCANFLEET_{name.upper()}" for name in Settings.model_fields}
 
 
@@ -44,6 +44,7 @@ def test_commands_of_the_containers_parse() -> None:
         "producer": "scanfleet scan",
         "worker": "scanfleet worker score",
         "trainer": "scanfleet worker train",
+        "metrics": "scanfleet metrics",
     }
     for words in re.findall(r"^CMD (.+)$", (ROOT / "docker/Dockerfile").read_text(), re.MULTILINE):
         assert json.loads(words) == ["--help"] or _parse(json.loads(words)).command_path == "scanfleet worker score"
@@ -108,3 +109,14 @@ def test_trainer_and_workers_share_the_place_of_adapters() -> None:
 
 def test_gpu_file_changes_only_services_that_exist() -> None:
     assert GPU["services"].keys() <= SERVICES.keys()
+
+
+def test_prometheus_asks_the_metrics_service_and_finds_its_rules() -> None:
+    folder = ROOT / "docker/monitoring"
+    config = yaml.safe_load((folder / "prometheus.yaml").read_text())
+    assert all((folder / name).exists() for name in config["rule_files"])
+    (target,) = config["scrape_configs"][0]["static_configs"][0]["targets"]
+    host, _, port = target.partition(":")
+    assert _parse(SERVICES[host]["command"]).params["port"] == int(port)
+    assert "./monitoring:/etc/scanfleet:ro" in SERVICES["prometheus"]["volumes"]
+    assert SERVICES["prometheus"]["profiles"] == SERVICES["metrics"]["profiles"] == ["monitoring"]

@@ -238,7 +238,9 @@ def test_a_dry_run_counts_and_writes_nothing(tmp_path: Path) -> None:
     for name in ("a.jpg", "b.png", "notes.md"):
         (pictures / name).write_bytes(b"12345")
     answer = scanfleet("scan", pictures, "--check", "overlay", "--dry-run", data_dir=data)
-    counts = [line.split()[-1] if "bytes" not in line else line.split()[1] for line in answer.stdout.splitlines()]
+    *lines, hours = answer.stdout.splitlines()
+    assert hours.startswith("device hours    unknown")
+    counts = [line.split()[-1] if "bytes" not in line else line.split()[1] for line in lines]
     assert counts == ["2", "10", "0", "1"]
     assert answer.stderr == ""
     assert not list(data.iterdir())

@@ -1,0 +1,1 @@
+"""What an operator's tools read of the fleet: metrics for Prometheus."""
