@@ -1,4 +1,4 @@
-"""Clears away what was kept long enough: uploads, and the scans of requests."""
+"""Clears away what was kept long enough: uploads, the scans of requests, and leases of review."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from datetime import timedelta
 import sqlalchemy as sa
 import structlog
 
-from scanfleet.db.engine import now, reading
+from scanfleet.db.engine import now, reading, transaction
+from scanfleet.db.review.leases import delete_ended
 from scanfleet.db.scans.scans import REQUEST
 from scanfleet.db.tables import Scan
 from scanfleet.errors import ScanfleetError
@@ -28,6 +29,8 @@ def clear(serving: Serving) -> int:
 
     Raises ScanfleetError; sa.exc.ProgrammingError where the database's login may not delete.
     """
+    with transaction(serving.engine) as connection:
+        delete_ended(connection)
     with reading(serving.engine) as connection:
         oldest = now(connection) - timedelta(hours=serving.settings.serve_keep_hours)
         query = sa.select(Scan.id).where(Scan.kind == REQUEST, Scan.state.in_(("done", "cancelled")))

@@ -45,6 +45,7 @@ KNOWN |= {
     "calibrations",
     "forgotten",
     "webhooks",
+    "review_leases",
 }
 SQL = CliRunner().invoke(cli, ["db", "roles"]).output
 

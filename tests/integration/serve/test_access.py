@@ -83,7 +83,7 @@ def _logged_in(api: Served, secret: str) -> str:
 def test_a_session_needs_the_token_of_its_pages_for_whatever_changes(api: Served) -> None:
     bulk = api.rig.scan_listed([])
     _logged_in(api, api.token("ann"))
-    page = api.client.get("/")
+    page = api.client.get("/", follow_redirects=True)
     csrf = page.text.partition('name="csrf_token" value="')[2].partition('"')[0]
     answers = [
         api.client.post(f"/v1/scans/{bulk}/pause", headers=headers).status_code
@@ -156,7 +156,10 @@ def test_every_answer_has_the_policy(api: Served) -> None:
 def test_pages_have_no_inline_script_or_style(api: Served) -> None:
     pages = [api.client.get("/login").text]
     _logged_in(api, api.token("ann"))
-    pages += [api.client.get("/").text, api.client.get("/nowhere", headers={"Accept": "text/html"}).text]
+    pages += [
+        api.client.get("/", follow_redirects=True).text,
+        api.client.get("/nowhere", headers={"Accept": "text/html"}).text,
+    ]
     assert all("<html" in page for page in pages)
     assert not any(word in page for page in pages for word in ("<script>", " style=", "onclick", "javascript:"))
 
