@@ -12,6 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
 from scanfleet.db.base import Base, Leased, UtcDateTime, one_of
+from scanfleet.db.experiment_tables import ExperimentCell
 from scanfleet.db.training_tables import (
     Adapter,
     Calibration,
@@ -25,7 +26,7 @@ from scanfleet.db.training_tables import (
 from scanfleet.db.webhook_tables import Webhook
 
 __all__ = [
-    "Adapter", "Base", "Batch", "Calibration", "Champion", "CheckRow", "Failure", "Forgotten", "Image", "Label",
+    "Adapter", "Base", "Batch", "Calibration", "Champion", "CheckRow", "ExperimentCell", "Failure", "Forgotten", "Image", "Label",
     "LabelledImage", "Promotion", "Refusal", "Scan", "ScorerRow", "Training", "UtcDateTime", "Verdict", "Webhook",
     "Worker",
 ]  # fmt: skip
