@@ -24,7 +24,7 @@ def upgrade() -> None:
         sa.Column("record", sa.JSON(none_as_null=True).with_variant(postgresql.JSONB(none_as_null=True), "postgresql"), nullable=False),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=False),
         sa.CheckConstraint("state IN ('done', 'left_out')", name=op.f("ck_experiment_cells_state")),
-        sa.UniqueConstraint("digest", "arm", "seed", "size", name=op.f("uq_experiment_cells_digest")),
+        sa.UniqueConstraint("digest", "arm", "seed", "size", name=op.f("uq_experiment_cells_digest_arm_seed_size")),
     )
 
 

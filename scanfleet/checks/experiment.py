@@ -31,13 +31,17 @@ _STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
 class Arm(BaseModel):
-    """One way to answer. sizes: numbers of labels instead of the experiment's own."""
+    """One way to answer.
+
+    sizes: numbers of labels instead of the experiment's own. against: the arm it is compared with, likewise.
+    """
 
     model_config = _STRICT
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9_+.-]{0,62}$")
     kind: Kind
     sizes: tuple[Size, ...] = ()
+    against: str | None = None
     options: dict[str, Any] = {}
 
     @model_validator(mode="after")
@@ -104,8 +108,9 @@ class Experiment(BaseModel):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"arm: two arms are named {twice[0]}")
-        if self.against is not None and self.against not in names:
-            raise ValueError(f"against: there is no arm named {self.against}")
+        for against in (self.against, *(arm.against for arm in self.arm)):
+            if against is not None and against not in names:
+                raise ValueError(f"against: there is no arm named {against}")
         if min(self.all_sizes) < 10:
             raise ValueError("sizes: an arm needs 10 labels or more")
         return self
@@ -122,7 +127,7 @@ class Experiment(BaseModel):
 
     def digest(self, check: dict[str, Any], images: str) -> str:
         """Return the hash of all that decides a result. images: the digest of the labelled images."""
-        body = self.model_dump(mode="json", exclude={"about", "against"})
+        body = self.model_dump(mode="json", exclude={"about": True, "against": True, "arm": {"__all__": {"against"}}})
         text = json.dumps([body, check, images], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 

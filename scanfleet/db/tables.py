@@ -26,9 +26,9 @@ from scanfleet.db.training_tables import (
 from scanfleet.db.webhook_tables import Webhook
 
 __all__ = [
-    "Adapter", "Base", "Batch", "Calibration", "Champion", "CheckRow", "ExperimentCell", "Failure", "Forgotten", "Image", "Label",
-    "LabelledImage", "Promotion", "Refusal", "Scan", "ScorerRow", "Training", "UtcDateTime", "Verdict", "Webhook",
-    "Worker",
+    "Adapter", "Base", "Batch", "Calibration", "Champion", "CheckRow", "ExperimentCell", "Failure", "Forgotten",
+    "Image", "Label", "LabelledImage", "Promotion", "Refusal", "Scan", "ScorerRow", "Training", "UtcDateTime",
+    "Verdict", "Webhook", "Worker",
 ]  # fmt: skip
 
 SCAN_STATES = ("running", "paused", "cancelled", "done")

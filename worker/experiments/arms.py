@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, cast
 
@@ -109,9 +110,9 @@ class Arms:
             threads=1,
         )
         first, every = FirstPass(words=PLAIN, max_pixels=self._question.max_pixels), range(len(test))
-        both = zip(scores.first_pass(first, every), scores.crop_pass(first, policy_of(self._check, settings), every))
+        second = scores.crop_pass(first, policy_of(self._check, settings), every)
         rows, tokens = [], 0
-        for reading, result in both:
+        for reading, result in zip(scores.first_pass(first, every), second, strict=True):
             rows.append(fused(reading, result.rows, how=settings.fuse, question=self._question))
             tokens += reading.visual_tokens + result.tokens + sum(row.visual_tokens for row in result.rows)
         return Answers(
@@ -157,7 +158,7 @@ class Arms:
         return folder, time.monotonic() - started
 
     def _baseline(self, arm: Arm, *, seed: int, size: int) -> Answers:
-        from scanfleet.models import baselines
+        baselines = import_module("scanfleet.models.baselines")  # an optional part: the arm is left out without it
 
         options = dict(arm.options)
         labels, started = self._question.labels, time.monotonic()

@@ -13,8 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from scanfleet.models.adapters.metrics import calibration_error
-
 SAMPLES = 400
 Weights = NDArray[np.int64]  # [images]: how often each is drawn
 Statistic = Callable[[NDArray[np.float64], Weights], float]  # of one seed: ([images, labels], weights) -> figure
@@ -84,8 +82,8 @@ def statistics(truth: Truth) -> Mapping[str, Statistic]:
         found |= {
             "precision": lambda odds, w: _share(positive[_flagged(odds, truth)], w[_flagged(odds, truth)]),
             "recall": lambda odds, w: _share(_flagged(odds, truth)[positive], w[positive]),
-            "average_precision": lambda odds, w: _ranked("average_precision_score", positive, odds, truth, w),
-            "auroc": lambda odds, w: _ranked("roc_auc_score", positive, odds, truth, w),
+            "average_precision": lambda odds, w: _average_precision(odds, truth, w),
+            "auroc": lambda odds, w: _auroc(odds, truth, w),
             "ece": lambda odds, w: _ece(odds, truth, w),
         }
     return found
@@ -128,14 +126,32 @@ def _probability(odds: NDArray[np.float64], truth: Truth) -> NDArray[np.float64]
     return np.asarray(1 / (1 + np.exp(-np.clip(margins(odds, truth.flags), -60, 60))))
 
 
-def _ranked(name: str, positive: NDArray[np.bool_], odds: NDArray[np.float64], truth: Truth, w: Weights) -> float:
-    from sklearn import metrics
+def _ranking(odds: NDArray[np.float64], truth: Truth, w: Weights) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the weights of positives and of negatives above each threshold; equal margins share one."""
+    found = margins(odds, truth.flags)
+    order = np.argsort(-found, kind="stable")
+    ends = np.append(np.flatnonzero(np.diff(found[order])), len(order) - 1)
+    hits, weights = truth.positive[order], w[order]
+    return np.cumsum(weights * hits)[ends], np.cumsum(weights * ~hits)[ends]
 
-    if not (w[positive].sum() and w[~positive].sum()):
+
+def _auroc(odds: NDArray[np.float64], truth: Truth, w: Weights) -> float:
+    tp, fp = _ranking(odds, truth, w)
+    if not (tp[-1] and fp[-1]):
         return float("nan")
-    return float(getattr(metrics, name)(positive, margins(odds, truth.flags), sample_weight=w))
+    return float(np.trapezoid(np.append(0, tp), np.append(0, fp)) / (tp[-1] * fp[-1]))
 
 
-def _ece(odds: NDArray[np.float64], truth: Truth, w: Weights) -> float:
+def _average_precision(odds: NDArray[np.float64], truth: Truth, w: Weights) -> float:
+    tp, fp = _ranking(odds, truth, w)
+    if not (tp[-1] and fp[-1]):
+        return float("nan")
+    return float((np.diff(tp, prepend=0) / tp[-1] * tp / np.maximum(tp + fp, 1)).sum())
+
+
+def _ece(odds: NDArray[np.float64], truth: Truth, w: Weights, *, bins: int = 15) -> float:
+    """As `models.adapters.metrics.calibration_error`, for many draws."""
     p, hit = np.repeat(_probability(odds, truth), w), np.repeat(truth.positive, w)
-    return calibration_error(p.tolist(), hit.tolist())
+    order = np.argsort(p, kind="stable")
+    edges = np.unique(np.round(np.arange(bins) * len(p) / bins).astype(int))
+    return float(np.abs(np.add.reduceat((p - hit)[order], edges)).sum() / len(p))

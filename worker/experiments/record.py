@@ -26,13 +26,15 @@ def record_of(
     truth = truth_of(split, question)
     boot, figures = Bootstrap(truth), statistics(truth)
     against = experiment.against or experiment.arm[0].name
-    rows = []
+    arms = {arm.name: arm for arm in experiment.arm}
+    rows: list[dict[str, Any]] = []
     for (arm, size), odds in answers.items():
-        kind = next(one.kind for one in experiment.arm if one.name == arm)
-        row = {"arm": arm, "kind": kind, "labels": size, "seeds": len(odds)}
+        wanted = arms[arm].against or against
+        other = _other(answers, wanted, size)
+        row = {"arm": arm, "kind": arms[arm].kind, "labels": size, "seeds": len(odds)}
         row |= {"figures": {name: boot.interval([odds], each) for name, each in figures.items()}}
-        other = answers.get((against, size)) or answers.get((against, 0))
-        differs = other is not None and arm != against
+        differs = other is not None and arm != wanted
+        row["compared_with"] = wanted if differs else None
         row["against"] = boot.interval([odds, other], figures["accuracy"]) if differs and other else None
         row |= {"confusion": confusion(odds, truth), "reliability": reliability(odds, truth)}
         row |= {"recall_by_label": _by_label(boot, odds, truth, question), "costs": costs[arm, size]}
@@ -47,8 +49,17 @@ def record_of(
     parts = {"train": len(split.train), "test": len(split.test), "unseen_styles": len(split.unseen)}
     kinds = {"trained": sorted(TRAINED), "labels": list(question.labels), "seeds": list(experiment.seeds)}
     order = [arm.name for arm in experiment.arm]
-    rows.sort(key=lambda row: (order.index(row["arm"]), row["labels"]))
+    rows.sort(key=lambda row: (order.index(str(row["arm"])), row["labels"]))
     return about | kinds | {"images": parts, "compared_with": against, "rows": rows, "left_out": left_out}
+
+
+def _other(answers: dict[Place, list[Odds]], arm: str, size: int) -> list[Odds] | None:
+    """Return an arm's answers with as many labels, or with none, or with the only number that it has."""
+    own = [place for place in answers if place[0] == arm]
+    for place in ((arm, size), (arm, 0), *(own if len(own) == 1 else ())):
+        if place in answers:
+            return answers[place]
+    return None
 
 
 def truth_of(split: Split, question: Question) -> Truth:

@@ -1,9 +1,9 @@
 """`python -m scanfleet.worker.experiments.serve`: the computing half of `scanfleet experiment`. JSON lines.
 
 Input, first line: the fields of `ExperimentRequest`. Each further line is a labelled image, as `worker.tuning.serve`
-takes them; none for generated pictures. Output: {"kind": "digest", "digest"}, to which the parent answers with nothing:
-the cells that it knows are in the request, by digest; {"kind": "progress", "what", "done", "total"}; {"kind": "cell",
-"cell"} for each cell that ends; {"kind": "report", "record"} at the end. Nothing is written to a ledger here.
+takes them; none for generated pictures. Output: {"kind": "digest", "digest"} of the experiment; {"kind": "progress",
+"what", "done", "total"}; {"kind": "cell", "cell"} for each cell that ends; {"kind": "report", "record"} at the end.
+Nothing is written to a ledger here.
 """
 
 from __future__ import annotations
@@ -15,18 +15,15 @@ from pathlib import Path
 from typing import IO, Any
 
 from scanfleet.checks.check import Check
-from scanfleet.checks.experiment import Arm, Experiment
+from scanfleet.checks.experiment import Experiment
 from scanfleet.config.settings import Settings
-from scanfleet.errors import BadSettings, MissingExtra
-from scanfleet.models.errors import ModelInvalid, ModelUnavailable
 from scanfleet.worker.experiments.arms import Arms, check_arms
 from scanfleet.worker.experiments.data import Images, generated, given, split_of
 from scanfleet.worker.experiments.record import record_of
 from scanfleet.worker.experiments.report import write_report
+from scanfleet.worker.experiments.run import Cell, run_cells
 from scanfleet.worker.runtime.child_protocol import Reports, serve_request
 from scanfleet.worker.scoring.factory import question_of
-
-Cell = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,15 +43,21 @@ def serve(settings: Settings, fields: dict[str, Any], lines: IO[str], reports: R
     check = Check.model_validate(request.check)
     question = question_of(check)
     check_arms(experiment)
+
+    def on_progress(what: str, done: int, total: int) -> None:
+        reports.send("progress", what=what, done=done, total=total)
+
+    def on_cell(cell: Cell) -> None:
+        reports.send("cell", cell=cell)
+
     with tempfile.TemporaryDirectory(prefix="experiment-", dir=settings.make_folder("tmp")) as folder:
         images = _images(settings, experiment, check, Path(folder), lines, reports)
         digest = experiment.digest(request.check, images.digest)
         reports.send("digest", digest=digest)
         split = split_of(experiment, images)
         place = settings.make_folder("experiments") / digest[:16]
-        cells = _run(
-            Arms(settings, experiment, check, split, place), experiment, request.known.get(digest, []), reports
-        )
+        arms, known = Arms(settings, experiment, check, split, place), request.known.get(digest, [])
+        cells = run_cells(arms, experiment, known, on_cell=on_cell, on_progress=on_progress)
     record = record_of(experiment, question, split, cells) | {"digest": digest, "unread": images.left_out}
     if request.out is not None:
         write_report(Path(request.out), record)
@@ -73,31 +76,6 @@ def _images(
         reports.send("progress", what="reading images", done=done, total=total)
 
     return given(settings, rows, question_of(check), folder, watch=watch)
-
-
-def _run(arms: Arms, experiment: Experiment, known: list[Cell], reports: Reports) -> list[Cell]:
-    """Run the cells that are not known, and return all."""
-    wanted = [(arm, seed, size) for arm in experiment.arm for seed, size in experiment.cells(arm)]
-    done = {(cell["arm"], cell["seed"], cell["size"]): cell for cell in known}
-    cells = []
-    for at, (arm, seed, size) in enumerate(wanted):
-        reports.send("progress", what=f"{arm.name}, seed {seed}, {size} labels", done=at, total=len(wanted))
-        cell = done.get((arm.name, seed, size))
-        if cell is None:
-            cell = _cell(arms, arm, seed=seed, size=size)
-            reports.send("cell", cell=cell)
-        cells.append(cell)
-    return cells
-
-
-def _cell(arms: Arms, arm: Arm, *, seed: int, size: int) -> Cell:
-    """Run one cell. What this machine cannot run is left out, with the reason."""
-    place = {"arm": arm.name, "seed": seed, "size": size}
-    try:
-        answers = arms.run(arm, seed=seed, size=size)
-    except (ModelInvalid, ModelUnavailable, BadSettings, MissingExtra, ImportError) as error:
-        return place | {"state": "left_out", "record": {"reason": " ".join(str(error).split())}}
-    return place | {"state": "done", "record": {"log_odds": answers.log_odds, "costs": answers.costs}}
 
 
 if __name__ == "__main__":

@@ -80,7 +80,11 @@ def _run(
 
     with reading(engine) as connection:
         known = done_cells(connection, wanted.name)
-    asked = {"experiment": wanted.model_dump(mode="json"), "check": check.model_dump(mode="json"), "known": known}
+    asked: dict[str, Any] = {
+        "experiment": wanted.model_dump(mode="json"),
+        "check": check.model_dump(mode="json"),
+        "known": known,
+    }
     asked["out"] = None if out is None else os.path.abspath(out)
     with Child(settings, "scanfleet.worker.experiments.serve") as child:
         child.feed([asked, *rows])
@@ -124,5 +128,5 @@ def show(record: dict[str, Any], *, as_json: bool) -> None:
 
 def _row(row: dict[str, Any], names: list[str]) -> tuple[str, ...]:
     figures = (interval(row["figures"][name], "{:.3f}") for name in names)
-    against = "-" if row["against"] is None else interval(row["against"], "{:+.3f}")
+    against = "-" if row["against"] is None else f"{interval(row['against'], '{:+.3f}')} {row['compared_with']}"
     return (row["arm"], str(row["labels"]), str(row["seeds"]), *figures, against)
