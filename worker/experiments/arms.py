@@ -146,7 +146,7 @@ class Arms:
         if over := arm.options.get("over"):
             below = next(one for one in self._experiment.arm if one.name == over)
             under, _ = self._adapter(below, seed=seed, size=size)
-        train, held = self._split.part(size)
+        train, held = self._split.part(size, seed=seed)
         base, question = self.base, replace(self._question, order=self._question.order or self.base.order)
         made = fit(base, question, train, held, recipe, seed=seed, work=place / "fit", on_progress=lambda _: None,
                    base_adapter=under)  # fmt: skip
@@ -162,7 +162,7 @@ class Arms:
 
         options = dict(arm.options)
         labels, started = self._question.labels, time.monotonic()
-        train, held = self._split.part(size)
+        train, held = self._split.part(size, seed=seed)
         learnt = [*train, *held]  # it has no use for a held-out part, and every arm has the same labels
         names = [labels[one.label] for one in learnt]
         fitted = baselines.fit(

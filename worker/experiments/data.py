@@ -39,16 +39,18 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Whole clusters lie in one part. train: a smaller size is the beginning of a larger one. unseen: keys of test
-    images in styles that no training image has."""
+    """Whole clusters lie in one part. unseen: keys of test images in styles that no training image has."""
 
     train: list[Example]
     test: list[Example]
     unseen: frozenset[str]
 
-    def part(self, size: int) -> tuple[list[Example], list[Example]]:
-        """Return what is learnt from, and what is held out for early stopping."""
-        taken = self.train[:size]
+    def part(self, size: int, *, seed: int) -> tuple[list[Example], list[Example]]:
+        """Return what is learnt from, and what is held out for early stopping.
+
+        Each seed draws its own labels; the fewer of a seed are among its more.
+        """
+        taken = sorted(self.train, key=lambda one: (_draw(seed, one.cluster), one.key))[:size]
         clusters = list(dict.fromkeys(one.cluster for one in taken))
         held = set(clusters[::HELD_OUT])
         return [one for one in taken if one.cluster not in held], [one for one in taken if one.cluster in held]

@@ -38,16 +38,26 @@ def test_held_out_styles_are_in_the_test_alone() -> None:
 
 def test_more_labels_hold_the_fewer_and_early_stopping_sees_other_clusters() -> None:
     split = split_of(wanted(), images())
-    small, large = ({one.key for part in split.part(size) for one in part} for size in (20, 40))
+    small, large = ({one.key for part in split.part(size, seed=1) for one in part} for size in (20, 40))
     assert small < large
-    learnt, held = split.part(40)
+    learnt, held = split.part(40, seed=1)
     assert held
     assert not {one.cluster for one in learnt} & {one.cluster for one in held}
 
 
+def test_each_seed_draws_its_own_labels() -> None:
+    split = split_of(wanted(), images())
+    first, second = ({one.key for part in split.part(40, seed=seed) for one in part} for seed in (1, 2))
+    assert first != second
+
+
 @pytest.mark.parametrize(
     ("n", "data", "words"),
-    [(50, {}, "sizes: 40 labels"), (6, {}, "the test part has"), (120, {"held_out_styles": ("neon",)}, "style neon")],
+    [
+        (120, {"test_share": 0.8}, "sizes: 40 labels"),
+        (6, {}, "the test part has"),
+        (120, {"held_out_styles": ("neon",)}, "style neon"),
+    ],
 )
 def test_too_few_images_are_refused(n: int, data: dict[str, object], words: str) -> None:
     with pytest.raises(BadExperiment, match=words):
