@@ -111,13 +111,14 @@ class Experiment(BaseModel):
         for against in (self.against, *(arm.against for arm in self.arm)):
             if against is not None and against not in names:
                 raise ValueError(f"against: there is no arm named {against}")
-        if min(self.all_sizes) < 10:
+        if min(self.all_sizes, default=10) < 10:
             raise ValueError("sizes: an arm needs 10 labels or more")
         return self
 
     @property
     def all_sizes(self) -> tuple[Size, ...]:
-        return tuple(sorted({*self.sizes, *(size for arm in self.arm for size in arm.sizes)}))
+        """The numbers of labels that arms learn from."""
+        return tuple(sorted({size for arm in self.arm for _, size in self.cells(arm) if size}))
 
     def cells(self, arm: Arm) -> list[tuple[int, Size]]:
         """Return (seed, size) of each cell; (0, 0) alone where nothing is learnt."""

@@ -104,8 +104,9 @@ def split_of(experiment: Experiment, images: Images) -> Split:
     train = [one for one in ordered if one.cluster not in apart]
     if len(test) < LEAST_TEST:
         raise BadExperiment(f"data: the test part has {len(test)} images, {LEAST_TEST} are needed")
-    if any(arm.kind in ("recipe", "baseline") for arm in experiment.arm) and experiment.all_sizes[-1] > len(train):
-        raise BadExperiment(f"sizes: {experiment.all_sizes[-1]} labels, and the train part has {len(train)} images")
+    largest = max(experiment.all_sizes, default=0)
+    if largest > len(train):
+        raise BadExperiment(f"sizes: {largest} labels, and the train part has {len(train)} images")
     return Split(train=train, test=test, unseen=frozenset(styled & {one.key for one in test}))
 
 

@@ -29,7 +29,7 @@ options = { baseline = "no-such-baseline" }
 def test_an_experiment_is_reported_and_not_run_twice(tmp_path: Path) -> None:
     spec = tmp_path / "small.toml"
     spec.write_text(SPEC)
-    found = scanfleet("experiment", spec, "--out", tmp_path / "report", "--json", data_dir=tmp_path / "data")
+    found = scanfleet("experiment", spec, "--out", tmp_path / "report", "--json", data_dir=tmp_path)
     assert found.returncode == 0, found.stderr
     record = json.loads(found.stdout)
     assert [(row["arm"], row["labels"]) for row in record["rows"]] == [("zero-shot", 0)]
@@ -39,7 +39,7 @@ def test_an_experiment_is_reported_and_not_run_twice(tmp_path: Path) -> None:
     assert "<svg" in page
     assert "absent, seed 1" in page
 
-    again = scanfleet("experiment", spec, "--json", data_dir=tmp_path / "data")
+    again = scanfleet("experiment", spec, "--json", data_dir=tmp_path)
     # Seconds are measured anew wherever a cell runs again.
     assert json.loads(again.stdout)["rows"] == record["rows"]
 
@@ -47,7 +47,7 @@ def test_an_experiment_is_reported_and_not_run_twice(tmp_path: Path) -> None:
 def test_a_wrong_key_is_one_line(tmp_path: Path) -> None:
     spec = tmp_path / "small.toml"
     spec.write_text("sides = 3\n" + SPEC)
-    found = scanfleet("experiment", spec, data_dir=tmp_path / "data")
+    found = scanfleet("experiment", spec, data_dir=tmp_path)
     assert found.returncode == 29
     assert len(found.stderr.splitlines()) == 1
     assert "sides: is not known" in found.stderr
