@@ -36,6 +36,7 @@ MODULES = {
     "calibration": "bench.judging.calibration",
     "folds": "bench.training.folds",
     "photographs": "bench.training.photographs",
+    "claims": "bench.training.claims",
     "labels": "bench.labels",
     "export": "bench.export",
     "query": "bench.query",

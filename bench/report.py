@@ -38,6 +38,8 @@ class Report:
 
 
 def _words(value: Any) -> str:
+    if value is None:
+        return "not measured"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(map(_words, value))}]"
     if isinstance(value, dict):

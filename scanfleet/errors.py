@@ -214,3 +214,9 @@ class DanglingPointers(RequestError):
     """Rows of the ledger point to rows that are gone: somebody deleted by hand."""
 
     exit_code = 28
+
+
+class BadExperiment(RequestError):
+    """The specification of an experiment is invalid, or its images are too few."""
+
+    exit_code = 29

@@ -39,6 +39,7 @@ from scanfleet.producer.cli.scans.scans import scans
 from scanfleet.producer.cli.scans.score import score
 from scanfleet.producer.cli.training.adapters import adapters
 from scanfleet.producer.cli.training.drift import drift
+from scanfleet.producer.cli.training.experiment import experiment
 from scanfleet.producer.cli.training.labels import labels
 from scanfleet.producer.cli.training.suggest import suggest
 from scanfleet.producer.cli.training.train import train
@@ -86,6 +87,7 @@ def cli(
     21 a local worker died; 22 bad labels; 23 the gate did not pass;
     24 a training failed; 25 drift (drift --alarm); 26 no such model on the hub;
     27 bad SQL (results sql); 28 rows point to rows that are gone (db check);
+    29 bad experiment;
     75 database, broker or store unavailable: try again; 130 interrupted.
     """
     context.obj = Flags(data_dir=data_dir, database_url=database_url, broker_url=broker_url, log_level=log_level)
@@ -104,6 +106,7 @@ COMMANDS = (
         train,
         adapters,
         tune,
+        experiment,
         drift,
         checks,
         worker,

@@ -32,6 +32,7 @@ PRODUCER = {
     "champions": "INSERT, UPDATE",  # a person promotes and rolls back
     "promotions": "INSERT",
     "calibrations": "INSERT",  # fitted by `scanfleet tune`
+    "experiment_cells": "INSERT, DELETE",  # a cell that was left out is tried again
     "webhooks": "INSERT, UPDATE",
     "api_tokens": "INSERT, UPDATE (revoked_at)",  # `scanfleet serve` has this role
     "web_sessions": "INSERT, DELETE",
@@ -71,7 +72,7 @@ KEEPER = {
 READER: Mapping[str, str] = {}
 _COUNTED = (  # ids from a sequence
     "checks", "batches", "images", "scorers", "verdicts", "labels", "adapters", "trainings", "promotions", "refusals",
-    "calibrations", "webhooks", "api_tokens", "web_sessions", "access_audit",
+    "calibrations", "webhooks", "api_tokens", "web_sessions", "access_audit", "experiment_cells",
 )  # fmt: skip
 PRIVATE = {"webhooks": ("url",)}  # columns that only roles see which change the table: they may hold a token
 

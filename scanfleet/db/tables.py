@@ -13,6 +13,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from scanfleet.db.access_tables import AccessAudit, ApiToken, WebSession
 from scanfleet.db.base import Base, Leased, UtcDateTime, one_of
+from scanfleet.db.experiment_tables import ExperimentCell
 from scanfleet.db.review_tables import ReviewLease
 from scanfleet.db.training_tables import (
     Adapter,
@@ -27,7 +28,7 @@ from scanfleet.db.training_tables import (
 from scanfleet.db.webhook_tables import Webhook
 
 __all__ = [
-    "AccessAudit", "Adapter", "ApiToken", "Base", "Batch", "Calibration", "Champion", "CheckRow", "Failure",
+    "AccessAudit", "Adapter", "ApiToken", "Base", "Batch", "Calibration", "Champion", "CheckRow", "ExperimentCell", "Failure",
     "Forgotten", "Image", "Label", "LabelledImage", "Promotion", "Refusal", "ReviewLease", "Scan", "ScorerRow",
     "Training", "UtcDateTime", "Verdict", "WebSession", "Webhook", "Worker",
 ]  # fmt: skip

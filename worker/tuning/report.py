@@ -152,12 +152,12 @@ def write_report(folder: Path, record: Mapping[str, Any]) -> None:
     if record["tuned"] is not None:
         files[TOML] = tomlkit.dumps(record["tuned"]["check"]).encode()
     try:
-        _write_atomically(folder.absolute(), files)
+        write_atomically(folder.absolute(), files)
     except OSError as error:
         raise RequestError(f"cannot write {folder}: {error.strerror}") from None
 
 
-def _write_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
+def write_atomically(folder: Path, files: Mapping[str, bytes]) -> None:
     """Write to a temporary folder, then rename it: this replaces an empty folder and refuses a filled one."""
     part = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".part"))
     try:

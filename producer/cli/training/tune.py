@@ -78,10 +78,10 @@ def show_report(record: dict[str, Any], *, as_json: bool) -> None:
 
 def _row(kind: str, row: dict[str, Any]) -> tuple[str, ...]:
     cost, again = f"{row['cost']:.2f}", f"{row['again']:.0%}"
-    return (kind, cost, _interval(row["value"], "{:.3f}"), _interval(row["change"], "{:+.3f}"), again, row["words"])
+    return (kind, cost, interval(row["value"], "{:.3f}"), interval(row["change"], "{:+.3f}"), again, row["words"])
 
 
-def _interval(found: dict[str, float | None], form: str) -> str:
+def interval(found: dict[str, float | None], form: str) -> str:
     if found["value"] is None:
         return "-"
     value = form.format(found["value"])

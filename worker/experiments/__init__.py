@@ -1,0 +1,1 @@
+"""`scanfleet experiment`: arms x seeds x sizes on one split of labelled images."""
