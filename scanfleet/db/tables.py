@@ -28,9 +28,9 @@ from scanfleet.db.training_tables import (
 from scanfleet.db.webhook_tables import Webhook
 
 __all__ = [
-    "AccessAudit", "Adapter", "ApiToken", "Base", "Batch", "Calibration", "Champion", "CheckRow", "ExperimentCell", "Failure",
-    "Forgotten", "Image", "Label", "LabelledImage", "Promotion", "Refusal", "ReviewLease", "Scan", "ScorerRow",
-    "Training", "UtcDateTime", "Verdict", "WebSession", "Webhook", "Worker",
+    "AccessAudit", "Adapter", "ApiToken", "Base", "Batch", "Calibration", "Champion", "CheckRow", "ExperimentCell",
+    "Failure", "Forgotten", "Image", "Label", "LabelledImage", "Promotion", "Refusal", "ReviewLease", "Scan",
+    "ScorerRow", "Training", "UtcDateTime", "Verdict", "WebSession", "Webhook", "Worker",
 ]  # fmt: skip
 
 SCAN_STATES = ("running", "paused", "cancelled", "done")
