@@ -46,6 +46,9 @@ KNOWN |= {
     "forgotten",
     "webhooks",
     "review_leases",
+    "api_tokens",
+    "web_sessions",
+    "access_audit",
 }
 SQL = CliRunner().invoke(cli, ["db", "roles"]).output
 
