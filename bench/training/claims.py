@@ -1,7 +1,7 @@
 """The claims of the literature on the pocket model and generated pictures: `python -m bench claims --json`.
 
-`CLAIMS=quick` takes fewer labels, pictures and steps: about 3 minutes on a core without the baselines. Every figure has a 95 % interval.
-The ratio of labels is that of the published comparison, 1 to 10, and the numbers are smaller.
+`BENCH_CLAIMS=quick` takes fewer labels, pictures and steps: about 3 minutes on a core without the baselines. Every
+figure has a 95 % interval. The ratio of labels is that of the published comparison, 1 to 10; the numbers are smaller.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ FRESH_SEED, SIDES = 7_600_000, (128, 224, 448)  # pictures that nothing was trai
 
 
 def run() -> Report:
-    quick = os.environ.get("CLAIMS") == "quick"
+    quick = os.environ.get("BENCH_CLAIMS") == "quick"
     record = _experiment(QUICK if quick else FULL)
     figures: dict[str, Any] = {key: _points(record, arm) for key, arm in ROWS.items()}
     figures["vlm_1k_minus_resnet_10k_points"] = _turned(_points(record, "resnet"))

@@ -34,7 +34,18 @@ from tests.helpers.migrated import upgraded
 from tests.rigs.worker_rig import Rig, add_scan, png, rig
 from tests.services import PostgresServer
 
-KNOWN = {"checks", "scans", "batches", "images", "failures", "scorers", "verdicts", "labels", "adapters"}
+KNOWN = {
+    "checks",
+    "scans",
+    "batches",
+    "images",
+    "experiment_cells",
+    "failures",
+    "scorers",
+    "verdicts",
+    "labels",
+    "adapters",
+}
 KNOWN |= {
     "champions",
     "workers",
