@@ -47,7 +47,7 @@ def decide(
             where="the label",
             image=image,
             label=_require_label(label, check),
-            boxes=_boxes(boxes, label, check),
+            boxes=_boxes(boxes, label, check, several=[check]),
             who=who,
             group=None,
             note=None,
@@ -62,7 +62,7 @@ def decide(
     if fetched.seen[image.uri].content_sha256 != content_sha256:
         raise BadLabels(f"{image.uri}: the file has changed since it was shown: scan it again")
     prepared = prepare([given], fetched, check, Problems(image.uri), origin="review")
-    added = retry_database(lambda: write(engine, prepared))
+    added = retry_database(lambda: write(engine, [prepared]))
     return added[0] if added else _standing(engine, check.name, content_sha256, who)
 
 

@@ -84,7 +84,7 @@ def _own_token(session: Session) -> Iterator[str]:
 def _local(session: Session, n: int, say: Callable[[str], None]) -> Iterator[None]:
     """Workers of this machine, watched by a thread that also reconciles."""
     stop = threading.Event()
-    reconciler = Reconciler(session.engine, session.app, session.settings)
+    reconciler = Reconciler(session.engine, session.app, session.settings, busy=lambda: True)
 
     def watch(workers: LocalWorkers) -> None:
         while not stop.wait(session.settings.reconcile_seconds):

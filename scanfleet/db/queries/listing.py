@@ -29,7 +29,7 @@ def first_results(engine: sa.Engine, wanted: ResultFilter, *, limit: int) -> lis
     with reading(engine, long=True) as connection:
         ids = _first_ids(connection, wanted, limit=limit)
         if ids is not None:
-            return _in_order(connection, wanted, ids)
+            return in_order(connection, wanted, ids)
     return list(iter_results(engine, wanted, limit=limit))
 
 
@@ -89,14 +89,14 @@ def _highest(connection: sa.Connection, wanted: ResultFilter, *, limit: int) -> 
         if found is None:
             found = list(connection.execute(others.joined(Image.id).order_by(Image.id).limit(left)).scalars())
         ids += found
-    return _in_order(connection, wanted, ids)
+    return in_order(connection, wanted, ids)
 
 
 def _reversed(order: Any) -> Any:
     return order.element.asc() if isinstance(order, sa.UnaryExpression) else order.desc()
 
 
-def _in_order(connection: sa.Connection, wanted: ResultFilter, ids: Sequence[int]) -> list[Result]:
+def in_order(connection: sa.Connection, wanted: ResultFilter, ids: Sequence[int]) -> list[Result]:
     found: dict[int, Result] = {}
     for start in range(0, len(ids), CHUNK_IMAGES):
         these = Image.id.in_(ids[start : start + CHUNK_IMAGES])

@@ -12,8 +12,9 @@ from secrets import token_hex
 import sqlalchemy as sa
 
 from scanfleet.db.labels import suggest
+from scanfleet.db.labels.disagreements import disagreements
 from scanfleet.db.labels.suggest import Pool
-from scanfleet.db.queries.listing import _in_order
+from scanfleet.db.queries.listing import in_order
 from scanfleet.db.results.filters import ResultFilter
 from scanfleet.db.results.results import Result
 from scanfleet.db.review import leases
@@ -27,7 +28,7 @@ def flagged(connection: sa.Connection, pool: Pool, n: int) -> list[str]:
     found: dict[str, None] = {}
     content = Verdict.content_sha256
     for scorer in pool.scorers:
-        query = suggest._current_verdicts(pool, content).where(suggest._scorer(pool) == scorer)
+        query = suggest.current_verdicts(pool, content).where(suggest.scorer_of(pool) == scorer)
         query = query.where(Verdict.decision == "flag").order_by(Verdict.margin.desc(), Verdict.id)
         size = n  # a content may have several names: those count once
         while len(found) < n:
@@ -60,7 +61,7 @@ def uncertain(connection: sa.Connection, pool: Pool, n: int) -> list[str]:
 
 def disagree(connection: sa.Connection, pool: Pool, n: int) -> list[str]:
     """Answers of two scorers that differ, the largest difference first."""
-    return suggest.disagreements(connection, pool, n=n)
+    return disagreements(connection, pool, pivot=token_hex(32), n=n)
 
 
 QUEUES: dict[str, Callable[[sa.Connection, Pool, int], list[str]]] = {
@@ -96,4 +97,4 @@ def _answers(connection: sa.Connection, pool: Pool, contents: list[str]) -> list
     verdicts = [chosen[each].verdict_id for each in contents if each in chosen]
     query = sa.select(Verdict.id, Verdict.image_id).where(Verdict.id.in_(verdicts))
     images = {row.id: row.image_id for row in connection.execute(query)}
-    return _in_order(connection, ResultFilter(rescans=True), [images[each] for each in verdicts])
+    return in_order(connection, ResultFilter(rescans=True), [images[each] for each in verdicts])

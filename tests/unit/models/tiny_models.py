@@ -86,6 +86,7 @@ def _text(**extra: Any) -> dict[str, Any]:
 
 
 def _config(family: str) -> tuple[type[Any], Any]:
+    vision: dict[str, Any]
     if family == "qwen2_vl":
         vision = {"depth": 2, "embed_dim": 32, "hidden_size": 64, "num_heads": 2, "patch_size": 14}
         return Qwen2VLForConditionalGeneration, Qwen2VLConfig(text_config=_text(), vision_config=vision, **_ids())

@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from scanfleet.db.engine import reading, transaction
 from scanfleet.db.labels.history import LabelFilter, undo_labels
-from scanfleet.db.queries.listing import _in_order
+from scanfleet.db.queries.listing import in_order
 from scanfleet.db.results.filters import ResultFilter
 from scanfleet.db.results.results import Result
 from scanfleet.db.review import leases
@@ -134,7 +134,7 @@ def picture(
 
 def _answer(serving: Serving, image_id: int) -> Result:
     with reading(serving.engine) as connection:
-        found = _in_order(connection, ResultFilter(rescans=True), [image_id])
+        found = in_order(connection, ResultFilter(rescans=True), [image_id])
     if not found or found[0].content_sha256 is None:
         raise ProblemError(404, "unknown-name", f"no answer for image {image_id}")
     return found[0]
