@@ -34,6 +34,7 @@ from tools.pocket.adapt import NAME, prepare
 from tools.pocket.base import Heads
 from tools.pocket.data import Pool, make_pool
 from tools.pocket.forward import VisionFeatures, encode_images, read_image
+from tools.pocket.publish import publish_adapter
 
 Rows = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -198,6 +199,9 @@ def main() -> None:
     parser.add_argument("--photographs", type=Path, help="the folder that tools.pocket.photographs.packages filled")
     parser.add_argument("--work", type=Path, required=True, help="folder for image pools and checkpoints (several GB)")
     parser.add_argument("--recipe", type=Path, help="another recipe file than the shipped one")
+    parser.add_argument(
+        "--out", type=Path, help="publish the adapter to these weights (the shipped ones: models/pocket/weights)"
+    )
     parser.add_argument("--processes", type=int, default=1, help="for drawing the pools")
     arguments = parser.parse_args()
     recipe = load_recipe(arguments.recipe)
@@ -209,6 +213,8 @@ def main() -> None:
     more = More(recipe, arguments.check, arguments.work, arguments.photographs)
     more.load()
     more.train()
+    if arguments.out:
+        publish_adapter(recipe, arguments.work, arguments.out, arguments.check)
 
 
 if __name__ == "__main__":
