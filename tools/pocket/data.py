@@ -18,11 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from scanfleet.models.pocket.scenes import CHECKS, pretraining
+from scanfleet.models.pocket.scenes import CHECKS, overlay, pretraining
 from scanfleet.models.pocket.scenes.pretraining import PLANES, TrainingQuestion
 from scanfleet.models.pocket.scenes.scene import Mask, dice, through_file
 from scanfleet.models.types import Box
+from tools.pocket.photographs import pictures
 
+PHOTOGRAPHS = "photographs"  # the kind of pool
 CELL = 32  # pixels: one merged token
 FULL_SHARE = 0.08  # from this covered share on a cell has the attribute fully
 BOX_SHARE = 0.25  # the same for boxes, which are larger than what they hold
@@ -84,33 +86,61 @@ def _check(name: str, seed: int, size: tuple[int, int], jpeg: float, index: int)
     return _file(name, seed, index, scene.image, jpeg), planes, module.LABELS.index(scene.label)
 
 
+def _photograph(folder: Path, seed: int, size: tuple[int, int], index: int) -> tuple[Any, ...]:
+    scene = pictures.draw(folder, "train", seed, index, *size)
+    planes = box_cells(scene.boxes, overlay.LABELS, *size)
+    return np.asarray(scene.image), planes, overlay.LABELS.index(scene.label)
+
+
 def make_pool(
-    folder: Path, kind: str, *, seed: int, count: int, size: tuple[int, int], jpeg: float = 0.5, processes: int = 1
+    folder: Path,
+    kind: str,
+    *,
+    seed: int,
+    count: int,
+    size: tuple[int, int],
+    jpeg: float = 0.5,
+    processes: int = 1,
+    photographs: Path | None = None,
 ) -> Pool:
     """Load the pool from `folder`, and generate it first if it is missing.
 
     Args:
         folder: of the pools.
-        kind: "looking", or a check.
+        kind: "looking", a check, or "photographs", which are labelled as the overlay check.
         seed: of the pictures.
         count: number of images.
         size: (width, height).
         jpeg: share of the images that pass through a JPEG file.
         processes: for generating.
+        photographs: the folder that tools.pocket.photographs.packages filled; only for "photographs".
     """
     path = folder / f"{kind}-{seed}-{count}-{size[0]}x{size[1]}-jpeg{jpeg}"
     if not (path / "done").exists():
         path.mkdir(parents=True, exist_ok=True)
-        _draw(path, kind, seed, count, size, jpeg, processes)
+        _draw(path, _drawing(kind, seed, size, jpeg, photographs), count, size, processes)
         (path / "done").touch()
     return _load(path, kind)
 
 
-def _draw(path: Path, kind: str, seed: int, count: int, size: tuple[int, int], jpeg: float, processes: int) -> None:
+def _drawing(
+    kind: str, seed: int, size: tuple[int, int], jpeg: float, photographs: Path | None
+) -> Callable[[int], tuple[Any, ...]]:
+    """Return what draws a pool's row: picture, planes, and questions or the label's number."""
+    if kind == "looking":
+        return partial(_training_scene, seed, size, jpeg)
+    if kind == PHOTOGRAPHS:
+        if photographs is None:
+            raise ValueError("the pool of photographs needs their folder")
+        return partial(_photograph, photographs, seed, size)
+    return partial(_check, kind, seed, size, jpeg)
+
+
+def _draw(
+    path: Path, draw: Callable[[int], tuple[Any, ...]], count: int, size: tuple[int, int], processes: int
+) -> None:
     w, h = size
     images = np.lib.format.open_memmap(path / "images.npy", mode="w+", dtype=np.uint8, shape=(count, h, w, 3))
-    draw: Callable[[int], tuple[Any, ...]]
-    draw = partial(_training_scene, seed, size, jpeg) if kind == "looking" else partial(_check, kind, seed, size, jpeg)
     rest: list[tuple[Any, ...]] = []
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     with multiprocessing.get_context("spawn").Pool(processes) as pool:
@@ -119,7 +149,7 @@ def _draw(path: Path, kind: str, seed: int, count: int, size: tuple[int, int], j
             rest.append(row[1:])
     images.flush()
     np.save(path / "planes.npy", np.stack([row[0] for row in rest]))
-    if kind == "looking":
+    if isinstance(rest[0][1], list):
         (path / "asks.json").write_text(json.dumps([row[1] for row in rest]))
     else:
         np.save(path / "labels.npy", np.array([row[1] for row in rest], np.int64))

@@ -88,7 +88,8 @@ def _recipe_of(recipe: dict[str, Any], check: str) -> dict[str, Any]:
     """Return an adapter's training recipe; the adapter of a small part has a training of its own."""
     shared: dict[str, Any] = recipe["adapter"]
     if check not in SMALL:
-        return shared
+        more = recipe.get("more", {}).get(check)  # None: it was not trained further
+        return {**shared, "more": more} if more else shared
     lora = ("rank", "alpha", "dropout", "targets", "language_matches", "vision_matches", "lr")
     return {**{name: shared[name] for name in lora}, "small": recipe["small"]}
 

@@ -40,7 +40,7 @@ Answers = dict[str, dict[str, Any]]  # by file name
 def run() -> Report:
     given = os.environ.get(FOLDER)
     if given is None:
-        raise SystemExit(f"photographs: set {FOLDER} to a folder with train/ and test/, photographs without text")
+        raise SystemExit(f"photographs-loop: set {FOLDER} to a folder with train/ and test/, photographs without text")
     with tempfile.TemporaryDirectory() as place:
         learnt = _archive(Path(given) / "train", Path(place) / "labelled", N_LABELS)
         unseen = _archive(Path(given) / "test", Path(place) / "unseen", N_TEST)
@@ -61,7 +61,7 @@ def run() -> Report:
     figures = {"before": _figures(before, truth), "after": _figures(after, truth)}
     if challenger:
         figures["challenger"] = _figures(challenger[0], truth)
-    return Report(name="photographs", figures=figures, notes=(f"training: {json.dumps(training, default=str)}",))
+    return Report(name="photographs-loop", figures=figures, notes=(f"training: {json.dumps(training, default=str)}",))
 
 
 class _Cli:
@@ -76,7 +76,7 @@ class _Cli:
             [PROGRAM, *arguments], env=self._environment, stdout=subprocess.PIPE, text=True, check=False
         )
         if done.returncode not in accepted:
-            raise SystemExit(f"photographs: scanfleet {' '.join(arguments)} ended with {done.returncode}")
+            raise SystemExit(f"photographs-loop: scanfleet {' '.join(arguments)} ended with {done.returncode}")
         return done.stdout
 
     @contextmanager
