@@ -213,6 +213,11 @@ def test_a_copy_is_as_old_as_its_original(held: Archive) -> None:
     with transaction(held.engine) as connection:
         connection.execute(sa.update(Verdict).values(computed_at=None))
     assert rows(held, query) == first
+    with reading(held.engine) as connection:
+        times = dict(connection.execute(sa.select(Verdict.id, Verdict.created_at)).tuples().all())
+        copied = sa.select(Verdict.reused_from, answers.scored_at()).where(Verdict.reused_from.is_not(None))
+        for original, at in connection.execute(copied):
+            assert at == times[original]
     latest = rows(held, "SELECT scan FROM v_latest")
     assert {row["scan"] for row in latest} == {again.id}
 

@@ -19,7 +19,7 @@ from scanfleet.db.results.verdicts import Outcome
 from scanfleet.db.scans import batches, new_images, scans
 from scanfleet.db.scans.checks import save_check
 from scanfleet.db.scans.new_images import NewImage
-from scanfleet.db.tables import Image, Scan, Verdict
+from scanfleet.db.tables import Batch, Image, Scan, Verdict
 from scanfleet.db.training.adapters import AdapterInfo, register_adapter
 from scanfleet.producer.reports.summary import summarise
 from scanfleet.stats.unlike import FAR
@@ -87,6 +87,10 @@ def test_a_first_scan_of_unlike_images_alarms_and_is_left_to_people(engine: sa.E
         assert alarms(connection, CHECK.name) == [alarm]
     assert (done.n_flagged, done.n_review, done.n_verdicts) == (0, N, N)
     assert "unlike what the adapter was calibrated on" in alarm
+    with reading(engine) as connection:
+        sums = sa.select(sa.func.sum(Batch.n_unlike), sa.func.sum(Batch.n_compared)).where(Batch.scan_id == lost)
+        far = sum(mostly_far(number) >= FAR for number in range(N))
+        assert connection.execute(sums).one() == (far, N)
     assert any("so a person decides about 240 images" in words for words in summarise(engine, lost).warnings)
     with reading(engine) as connection:  # this schema has no trigger, so it is the doubt that set them
         changed = sa.select(Verdict.doubted.is_not(None), sa.func.count()).select_from(Image)
