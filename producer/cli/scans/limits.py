@@ -60,7 +60,7 @@ def _bytes(text: str) -> float:
 def echo_forecast(rate: Rate | None, n_images: int, settings: Settings) -> None:
     """Print device hours and money of these images, and which measurement that rests on."""
     if rate is None:
-        click.echo(f"device hours    unknown: no worker of {settings.model} has scored yet")
+        click.echo(f"device hours    unknown: no worker of {settings.model} has scored a batch of 64 images yet")
         return
     hours = n_images / rate.images_per_second / 3600
     click.echo(f"device hours    {hours:.3g}")

@@ -29,7 +29,7 @@ def test_a_dry_run_tells_hours_and_money_and_whose_rate_that_is(tmp_path: Path, 
     with ledger(load_settings(data_dir=tmp_path)):
         pass
     unknown = scanfleet(*words, data_dir=tmp_path)
-    assert "device hours    unknown: no worker of fake has scored yet" in unknown.stdout
+    assert "device hours    unknown: no worker of fake has scored a batch of 64 images yet" in unknown.stdout
     assert unknown.stderr == ""
     with ledger(load_settings(data_dir=tmp_path)) as engine, transaction(engine) as connection:
         about = {"host": "h", "pid": 1, "queue": score_queue("fake"), "device": "cpu", "model": "fake"}

@@ -54,7 +54,7 @@ def test_a_dry_run_tells_the_passes_and_who_reads_by_itself(folder: Path) -> Non
     assert found.stdout.splitlines()[2:] == [
         *(f"already scored  0 by {name}" for name in ("logo", "knife", "boxes", "small")),
         "skipped         0",
-        "device hours    unknown: no worker of fake has scored yet",
+        "device hours    unknown: no worker of fake has scored a batch of 64 images yet",
         "passes          3",
         "  logo, knife  (at most 200704 pixels, 8 frames)",
         "  boxes  (by itself: it asks for boxes)",
