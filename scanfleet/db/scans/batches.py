@@ -90,16 +90,18 @@ def _claiming(
     others = [sa.and_(_claimable(model, at), Batch.queue == queue, ~on_hold()) for queue in _queues(model)]
     # New batches before those that failed before: a few that always fail and have low ids would come first forever.
     preferences = [] if only else [*(sa.and_(other, Batch.attempts == 0) for other in others), *others]
+    ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id)
+    choices = [ready.where(wanted) for wanted in preferences]  # by id alone, as the index has them
     if named:
-        which = Batch.id == sa.bindparam("b_notified")
-        this = sa.and_(
-            _claimable(model, at), Batch.queue.in_(_queues(model)), which if only else sa.or_(which, _urgent())
+        this = Batch.id == sa.bindparam("b_notified")
+        first = sa.and_(
+            _claimable(model, at), Batch.queue.in_(_queues(model)), this if only else sa.or_(this, _urgent())
         )
-        preferences.insert(0, sa.and_(this, sa.or_(~on_hold(), ~_probed())))
-    # An urgent batch goes before the notified one, whose turn comes with the urgent one's notification.
-    ready = sa.select(Batch.id).join(Scan, Scan.id == Batch.scan_id).order_by(Batch.urgent.is_(None))
+        first = sa.and_(first, sa.or_(~on_hold(), ~_probed()))
+        # An urgent batch goes before the notified one, whose turn comes with the urgent one's notification.
+        choices.insert(0, ready.where(first).order_by(Batch.urgent.is_(None)))
     lease: dict[str, Any] = {"lease_seconds": lease_seconds, "returning": _LEASED}
-    return tuple(leases.claiming(dialect_name, Batch, ready.where(wanted), **lease) for wanted in preferences)
+    return tuple(leases.claiming(dialect_name, Batch, choice, **lease) for choice in choices)
 
 
 def _urgent() -> sa.ColumnElement[bool]:
