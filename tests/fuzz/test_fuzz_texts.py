@@ -127,6 +127,7 @@ def test_manifests_that_are_tables(columns: list[str], rows: list[list[str]]) ->
     read_manifest(out.getvalue().encode("utf-8", "surrogatepass"), ".csv")
 
 
+@pytest.mark.slow
 @many
 @given(rows=st.lists(st.dictionaries(words, json_values, max_size=3), max_size=3), uri=words)
 @example(rows=[{"x": float("inf")}], uri="a.jpg")

@@ -46,6 +46,7 @@ def test_every_setting_reaches_a_child_whatever_its_type(tmp_path: Path, monkeyp
         "precision": "bf16",
         "token_budget": 512,
         "train_on_drift": False,
+        "train_synthetic_share": 0.5,
         "stretch_samples": False,
         "s3_client": "boto3",
         "s3_requester_pays": True,

@@ -311,6 +311,7 @@ def test_a_fresh_child_follows_one_that_ran_out_of_memory(tmp_path: Path) -> Non
         assert len(before & set(pool.pids)) == 1
 
 
+@pytest.mark.slow
 def test_a_child_that_hangs_is_ended(tmp_path: Path) -> None:
     with decoders(tmp_path, still_seconds=1.0) as pool:
         assert fault(pool, "hang") == ("kills_the_decoder", "3 processes ended: still, still, still")

@@ -145,6 +145,7 @@ def test_a_child_that_is_killed_with_a_turn_in_hand_costs_no_image(tmp_path: Pat
     assert {entry["event"] for entry in logs} == {"decoder_turn_died"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", ["burn", "burn_and_ignore"])
 def test_an_image_that_takes_too_long_is_named_and_its_neighbours_are_not(tmp_path: Path, order: str) -> None:
     with decoders(tmp_path, cpu_seconds=0.3) as pool:
@@ -180,6 +181,7 @@ def test_what_neighbours_took_of_a_child_is_not_an_image_s_fault(tmp_path: Path)
         assert words(pool.decode_all(orders(*["leak 30"] * 6), frames=ONE)) == ["4"] * 6
 
 
+@pytest.mark.slow
 def test_a_turn_that_hangs_is_ended_and_only_the_image_that_hangs_is_blamed(tmp_path: Path) -> None:
     with decoders(tmp_path, still_seconds=1.0) as pool:
         assert words(pool.decode_all(orders("picture 1 1", "hang"), frames=ONE)) == ["1", "kills_the_decoder"]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON instead of a table.")
 @click.pass_obj
 def experiment(flags: Flags, /, *, spec: str, model: str | None, out: Path | None, as_json: bool) -> None:
-    """Compare ways to answer a check on labelled images: arms, seeds and numbers of labels.
+    """Compare ways to answer a check on labelled images.
 
     SPEC is a TOML file, or the name of a shipped one (overlay-1k-vs-10k). All arms are tested on the same images. Each
     result is a row in the ledger: the same command goes on where it stopped. An arm that this machine cannot run is

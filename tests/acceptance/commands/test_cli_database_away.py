@@ -3,6 +3,8 @@
 import time
 from pathlib import Path
 
+import pytest
+
 from scanfleet.config.settings import load_settings
 from scanfleet.db.engine import connect
 from tests.helpers.cli_call import scanfleet
@@ -13,6 +15,7 @@ from tests.services import PostgresServer
 TRY_AGAIN = 75
 
 
+@pytest.mark.slow
 def test_a_silent_database_is_one_line_after_seconds(tmp_path: Path, own_postgres: PostgresServer) -> None:
     url = own_postgres.fresh_database()
     engine = connect(load_settings(database_url=url))

@@ -169,6 +169,7 @@ def n_leased(data: Path) -> int:
         return connection.execute(sa.select(sa.func.count()).where(Batch.state == "leased")).scalar_one()
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_is_replaced_and_its_leases_are_not_waited_for(data: Path, pictures: Path) -> None:
     begin = time.monotonic()
     slow = {"model": "fake", "fake_seconds": ".1", "lease_seconds": "600"}
@@ -268,6 +269,7 @@ def test_a_second_interrupt_hands_back_at_once(data: Path, pictures: Path) -> No
     assert held() == 0  # nobody has to wait for a lease
 
 
+@pytest.mark.slow
 def test_workers_do_not_outlive_a_killed_run(data: Path, pictures: Path) -> None:
     run = start("run", pictures, "--check", "overlay", data_dir=data, model="fake", fake_seconds="30")
     local = until(lambda: workers_of(run), process=run)
@@ -278,6 +280,7 @@ def test_workers_do_not_outlive_a_killed_run(data: Path, pictures: Path) -> None
     assert (len(gone), alive) == (1, [])
 
 
+@pytest.mark.slow
 def test_pause_resume_cancel_and_export_afterwards(data: Path, pictures: Path) -> None:
     scan_id = scanfleet("scan", pictures, "--check", "overlay", data_dir=data).stdout.strip()
 

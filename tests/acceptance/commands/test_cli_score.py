@@ -186,6 +186,7 @@ def test_a_reader_that_leaves_ends_it(data: Path, tmp_path: Path) -> None:
     assert_gone(family)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_ctrl_c_and_sigterm_end_it_and_its_children(data: Path, tmp_path: Path, number: int, code: int) -> None:
     draw(tmp_path / "a.png", 1)

@@ -3,12 +3,15 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from scanfleet.models.pocket.generate import Order, write_archive
 from tests.helpers.cli_call import scanfleet
 
 OWN_CHECK = 'name = "mine"\nprompt = "Is there text?"\nlabels = ["text", "nothing"]\nflags = ["text"]\n'
 
 
+@pytest.mark.slow
 def test_generated_pictures_are_labelled_for_training_alone(tmp_path: Path) -> None:
     """Those that golden images resemble are left out; they start no training; a second run with them adds nothing."""
     golden = write_archive(Order(check="overlay", n=4, seed=3, out=tmp_path / "real"))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from PIL import Image as PillowImage
 
 from tests.helpers.cli_process import environment, scanfleet
@@ -39,6 +40,7 @@ def place(folder: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_program_beside_files_of_our_folders_names_scans(tmp_path: Path) -> None:
     place(tmp_path)
     (tmp_path / "theirs.py").write_text(SCRIPT)
@@ -57,6 +59,7 @@ def test_a_program_beside_files_of_our_folders_names_scans(tmp_path: Path) -> No
     assert said == {"theirs": ["theirs"] * 4, "scored": 3, "named": named, "loaded": []}
 
 
+@pytest.mark.slow
 def test_the_command_line_works_there_too(tmp_path: Path) -> None:
     place(tmp_path)
     ended = scanfleet("run", "pictures", "--check", "overlay", "--model", "fake", data_dir=tmp_path)

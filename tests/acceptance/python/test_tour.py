@@ -5,12 +5,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.helpers.cli_process import environment
 
 ROOT = Path(__file__).parents[3]
 TOUR = ROOT / "docs/tour.ipynb"
 
 
+@pytest.mark.slow
 def test_the_tour_runs(tmp_path: Path) -> None:
     ended = subprocess.run(
         [sys.executable, "-P", str(ROOT / "tools/notebook.py"), str(TOUR)],

@@ -17,6 +17,7 @@ DOCS = Path(__file__).parents[3] / "docs" / "security.md"
 PING_SECONDS = 10.0
 
 
+@pytest.mark.slow
 def test_a_fleet_works_as_a_user_of_few_rights(tmp_path: Path) -> None:
     (rights,) = re.findall(r"`(~scanfleet:[^`]*)`", DOCS.read_text(encoding="utf-8"))
     with RedisServer(password="administrator") as server:

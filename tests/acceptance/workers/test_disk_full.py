@@ -41,6 +41,7 @@ def one_line(done: subprocess.CompletedProcess[str]) -> str:
     return lines[0]
 
 
+@pytest.mark.slow
 def test_a_worker_waits_for_space_and_continues(here: Fleet, disk: TinyDisk) -> None:
     scan = here.scan(64)
     worker = here.start(seconds_per_image=0.02)
@@ -57,6 +58,7 @@ def test_a_worker_waits_for_space_and_continues(here: Fleet, disk: TinyDisk) -> 
     assert "Traceback" not in worker.log
 
 
+@pytest.mark.slow
 def test_a_scan_waits_for_space_and_continues(here: Fleet, disk: TinyDisk) -> None:
     here.archive.mkdir()
     for number in range(40):
@@ -74,6 +76,7 @@ def test_a_scan_waits_for_space_and_continues(here: Fleet, disk: TinyDisk) -> No
     assert (here.count(Scan), here.count(Image)) == (1, 40)
 
 
+@pytest.mark.slow
 def test_a_ledger_that_cannot_be_made_for_lack_of_space_is_reported_in_one_line(disk: TinyDisk, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(png(1))
     arguments = ("scan", tmp_path / "a.png", "--check", "overlay", "--model", "fake")
@@ -93,6 +96,7 @@ def scanned(tmp_path: Path) -> str:
         return add_scan(engine, [NewImage(uri=f"mem://{number:0200}") for number in range(2000)])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["jsonl", "json", "csv", "parquet"])
 def test_an_export_that_does_not_fit_leaves_nothing(tmp_path: Path, scanned: str, form: str) -> None:
     with tiny_disk(tmp_path / "small", megabytes=1) as disk:
@@ -104,6 +108,7 @@ def test_an_export_that_does_not_fit_leaves_nothing(tmp_path: Path, scanned: str
         assert [path.name for path in disk.folder.iterdir()] == ["ballast"]
 
 
+@pytest.mark.slow
 def test_a_report_that_does_not_fit_leaves_nothing(tmp_path: Path, scanned: str) -> None:
     with tiny_disk(tmp_path / "small", megabytes=1) as disk:
         disk.fill()
@@ -114,6 +119,7 @@ def test_a_report_that_does_not_fit_leaves_nothing(tmp_path: Path, scanned: str)
         assert [path.name for path in disk.folder.iterdir()] == ["ballast"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [("results", "export"), ("results", "export", "--format", "parquet"), ("results", "ls"), ("scans", "ls")],

@@ -83,6 +83,7 @@ def canary_images() -> list[Image.Image]:
     return [Image.open(path).convert("RGB") for path in sorted(folder.glob("*.png"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("image_format", "bound"), [("png", BOUND), ("jpeg", BOUND_JPEG)])
 def test_an_endpoint_gives_the_margins_of_the_same_model_here(
     tmp_path: Path, url: str, here: Scorer, image_format: str, bound: float

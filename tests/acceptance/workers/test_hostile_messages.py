@@ -81,6 +81,7 @@ def no_envelopes() -> list[bytes]:
     return [b"\xff\xfe", b"garbage", b"{}", b"[]", b"null", json.dumps({"body": "!", "properties": {}}).encode()]
 
 
+@pytest.mark.slow
 def test_a_worker_outlives_whatever_lies_in_its_queue(tmp_path: Path, own_redis: RedisServer) -> None:
     bomb = tmp_path / "bomb"
     with fleet(tmp_path, broker_url=own_redis.url) as here:

@@ -35,6 +35,7 @@ def assert_nothing_is_held(here: Fleet) -> None:
     assert here.count(Batch, Batch.state == "leased") == 0
 
 
+@pytest.mark.slow
 def test_a_forward_that_outlasts_the_drain(tmp_path: Path) -> None:
     with fleet(tmp_path, drain_seconds=DRAIN_SECONDS) as here:
         here.scan(8)
@@ -44,6 +45,7 @@ def test_a_forward_that_outlasts_the_drain(tmp_path: Path) -> None:
         assert_nothing_is_held(here)
 
 
+@pytest.mark.slow
 def test_a_fetch_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in CREDENTIALS.items():
         monkeypatch.setenv(name, value)
@@ -89,6 +91,7 @@ def test_a_broker_that_is_gone(tmp_path: Path, own_redis: RedisServer, pg_url: s
         assert_nothing_is_held(here)  # the ledger was there all the time
 
 
+@pytest.mark.slow
 def test_an_idle_worker_without_a_broker_ends_too(tmp_path: Path, own_redis: RedisServer, pg_url: str) -> None:
     with fleet(tmp_path, drain_seconds=DRAIN_SECONDS, broker_url=own_redis.url, database_url=pg_url) as here:
         worker = here.start()

@@ -51,6 +51,7 @@ def test_a_worker_killed_mid_batch_costs_a_lease_and_nothing_else(here: Fleet) -
     here.assert_complete(scan, 64)
 
 
+@pytest.mark.slow
 def test_sigterm_mid_batch_hands_back_and_loses_nothing(here: Fleet) -> None:
     scan = here.scan(32, batch_images=16)
     stopped = here.start(seconds_per_image=3600, drain_seconds=0.5)
@@ -66,6 +67,7 @@ def test_sigterm_mid_batch_hands_back_and_loses_nothing(here: Fleet) -> None:
     here.assert_complete(scan, 32)
 
 
+@pytest.mark.slow
 def test_sigterm_lets_a_short_batch_finish(here: Fleet) -> None:
     scan = here.scan(8)
     stopped = here.start(seconds_per_image=0.2)
@@ -75,6 +77,7 @@ def test_sigterm_lets_a_short_batch_finish(here: Fleet) -> None:
     here.assert_complete(scan, 8)
 
 
+@pytest.mark.slow
 def test_a_second_sigterm_does_not_wait(here: Fleet) -> None:
     here.scan(8)
     stopped = here.start(seconds_per_image=3600, drain_seconds=3600)

@@ -35,6 +35,7 @@ def test_a_worker_with_a_hung_device_ends_itself_and_says_why(tmp_path: Path) ->
         here.assert_complete(scan, 16)
 
 
+@pytest.mark.slow
 def test_a_worker_that_gets_nowhere_ends_itself_and_says_why(tmp_path: Path) -> None:
     """Its decoders are frozen: everything lives and nothing moves."""
     with fleet(tmp_path, lease_seconds=1.5) as here:

@@ -29,6 +29,7 @@ def make_archive(folder: Path) -> None:
     subprocess.run([*command, "--seed", "11", "--out", str(folder)], check=True, timeout=300)
 
 
+@pytest.mark.slow
 def test_the_shipped_model_and_adapter_score_as_a_service(tmp_path: Path) -> None:
     make_archive(tmp_path / "pictures")
     with fleet(tmp_path) as here:

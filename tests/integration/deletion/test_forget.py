@@ -203,6 +203,7 @@ def test_a_scan_ends_when_its_last_open_images_go(held: Archive, leased: bool) -
     assert held.progress(scan_id).n_images == 0
 
 
+@pytest.mark.slow
 def test_workers_go_on_while_images_go(held: Archive) -> None:
     """Two of them score and rescan; what they write of a forgotten image comes too late or goes with it."""
     held.promote("one")
@@ -310,6 +311,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 def test_killed_between_two_pages_it_goes_on(held: Archive) -> None:
     held.promote("one")
     root = held.scan(31, spread, failing=[uri(2)])

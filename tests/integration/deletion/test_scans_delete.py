@@ -236,6 +236,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pages", [1, 3])
 def test_killed_between_two_pages_it_goes_on(held: Archive, pages: int) -> None:
     held.promote("one")

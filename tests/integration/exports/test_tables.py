@@ -77,6 +77,7 @@ def without_nul(value: Any) -> bool:
     return "\\u0000" not in json.dumps(value)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     metas=st.lists(

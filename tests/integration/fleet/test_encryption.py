@@ -176,6 +176,7 @@ def test_a_database_without_tls_is_refused_where_tls_is_asked_for(
         pass
 
 
+@pytest.mark.slow
 def test_the_commands_say_it_in_one_line(tmp_path: Path, tls_postgres: PostgresServer, tls_redis: RedisServer) -> None:
     def lines(answer: subprocess.CompletedProcess[str], code: int) -> list[str]:
         assert answer.returncode == code, answer.stderr

@@ -131,6 +131,7 @@ def test_closing_removes_process_and_directory() -> None:
     assert not directory.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the parent-death signal is Linux's")
 @pytest.mark.parametrize("kind", ["RedisServer", "PostgresServer", "S3Server", "SeaweedServer"])
 def test_a_killed_test_run_leaves_no_server_behind(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:

@@ -91,6 +91,7 @@ def test_a_notification_and_a_back_off_hold_nothing_up(worker: Rig, seconds: flo
     assert worker.progress(scan).n_verdicts == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [HOUR, -HOUR])
 def test_a_jump_under_a_living_worker_costs_work_and_no_verdict(worker: Rig, seconds: float) -> None:
     """Its lease is taken away, another one scores the batch, and what it writes late changes nothing."""

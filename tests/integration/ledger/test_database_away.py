@@ -104,6 +104,7 @@ def test_a_silent_connection_costs_a_worker_time_and_nothing_else(
         assert (progress.n_verdicts, progress.n_failures) == (16, 0)
 
 
+@pytest.mark.slow
 def test_a_server_that_takes_connections_and_is_frozen_is_away(own_postgres: PostgresServer) -> None:
     engine = connect(load_settings(database_url=own_postgres.fresh_database()))
     own_postgres.pause()

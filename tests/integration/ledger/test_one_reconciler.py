@@ -272,6 +272,7 @@ def test_an_idle_worker_sends_at_most_one_statement_a_second(database_url: str, 
 N_ENDED, N_READY = 3000, 1500
 
 
+@pytest.mark.slow
 def test_no_round_reads_what_has_ended_or_every_ready_batch(pg_url: str, tmp_path: Path) -> None:
     settings = load_settings(database_url=pg_url, data_dir=tmp_path, model="fake")
     engine = connect(settings)

@@ -161,6 +161,7 @@ def test_going_back_and_forth_between_champions_is_no_drift(tmp_path: Path, data
         assert counted == {scan}
 
 
+@pytest.mark.slow
 def test_a_rescan_of_every_answer_counts_and_ends_the_alarms_of_its_scan(tmp_path: Path, database_url: str) -> None:
     n = 400
     with archive(tmp_path, database_url=database_url) as held:

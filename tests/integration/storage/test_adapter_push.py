@@ -107,6 +107,7 @@ def test_a_bucket_that_is_away_is_waited_for_and_a_missing_one_is_named(
     assert not (tmp_path / "pulled").exists()
 
 
+@pytest.mark.slow
 def test_a_champion_in_a_bucket_that_is_away_is_no_refusal_and_is_used_when_it_is_back(
     tmp_path: Path, own_s3: S3Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

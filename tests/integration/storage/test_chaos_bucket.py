@@ -38,6 +38,7 @@ def listed(server: ArchiveServer) -> dict[str, str]:
     return {entry["Key"]: entry["ETag"] for entry in page["Contents"]}
 
 
+@pytest.mark.slow
 def test_changes_and_refusals_outlive_a_kill(server: ArchiveServer) -> None:
     assert listed(server) == {item.key: item.etag for item in ITEMS}
     server.delete([DELETED])

@@ -72,6 +72,7 @@ def test_of_too_large_an_object_no_body_is_read(s3_bucket: Bucket, s3_gateway: S
     assert s3_gateway.clients() == ["obstore"]
 
 
+@pytest.mark.slow
 @examples(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(key=st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), min_size=1, max_size=20))
 @example(key="a//b.jpg")

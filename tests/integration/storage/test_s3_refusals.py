@@ -53,6 +53,7 @@ def test_a_refusal_of_the_object(
     assert (caught.value.failure.stage, caught.value.failure.reason) == ("fetch", reason)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "code"),
     [
@@ -126,6 +127,7 @@ def again(worker: Rig, times: int = 3) -> None:
         worker.drain()
 
 
+@pytest.mark.slow
 def test_a_gateway_that_finds_nothing_any_more_is_waited_for(
     tmp_path: Path, s3_bucket: Bucket, s3_gateway: S3Gateway, s3_client: str
 ) -> None:

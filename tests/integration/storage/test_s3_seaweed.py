@@ -60,6 +60,7 @@ def put_in_parts(bucket: Bucket, key: str, *parts: bytes) -> ObjectInfo:
     return next(connected(bucket).list(bucket.uri(key)))
 
 
+@pytest.mark.slow
 def test_pages_come_in_order_from_any_key_and_prefix(seaweed_bucket: Bucket, store: S3Store) -> None:
     keys = [f"p/{number:05}.jpg" for number in range(1200)]
     put_all(seaweed_bucket, [*keys, "p.jpg", "p0/x.jpg", "q/x.jpg"])

@@ -49,6 +49,7 @@ def test_a_dripping_store_makes_a_batch_wait_and_fails_no_image(tmp_path: Path, 
         assert "too slow" in progress.waiting_for
 
 
+@pytest.mark.slow
 def test_the_deadline_of_a_fetch_is_over_with_the_fetch(s3_bucket: Bucket, s3_client: str) -> None:
     """A listing, and the next fetch on the same connection, have their own time."""
     where = {"s3_endpoint_url": s3_bucket.endpoint_url, "s3_client": s3_client}

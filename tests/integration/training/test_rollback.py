@@ -59,7 +59,7 @@ def place(tmp_path: Path, database_url: str) -> Iterator[Place]:
 
 @pytest.mark.parametrize(
     ("shipped", "n"),
-    [(False, 3), (True, 3), pytest.param(False, 20, marks=pytest.mark.slow)],
+    [(False, 2), (True, 2), pytest.param(False, 20, marks=pytest.mark.slow)],
     ids=["to the base", "to an adapter", "often"],
 )
 def test_a_scan_right_after_a_rollback_is_never_answered_by_the_adapter_rolled_back(

@@ -288,6 +288,7 @@ def test_private_addresses_are_refused_unless_listed_and_certificates_are_checke
         assert send(url, b"{}", event="e", settings=allowed) == "the receiver answers 501"  # it knows no POST
 
 
+@pytest.mark.slow
 def test_a_command_that_waits_tells_it(tmp_path: Path, receiver: Receiver) -> None:
     """`run` scores, ends, and sends, with no worker left."""
     from tests.rigs.worker_rig import png

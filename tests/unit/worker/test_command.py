@@ -28,6 +28,7 @@ def test_the_fleet_part_of_a_worker_needs_no_torch(tmp_path: Path) -> None:
     assert run("-c", code, cwd=tmp_path).stdout.strip() == "[]"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [

@@ -17,6 +17,7 @@ from tests.unit.models.training.training_examples import QUESTION, ignore_progre
 FAST = {"epochs": 1, "min_steps": 0, "max_epochs": 0, "batch": 3, "accumulation": 1, "lr": 5e-3}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_part_is_adapted_and_learns(family: str, tmp_path: Path) -> None:
     base = load_base(str(TINY[family].checkpoint(tmp_path / "base")), precision="fp32", device="cpu")

@@ -54,6 +54,7 @@ def test_a_name_that_a_hub_refuses_is_unknown(tmp_path: Path, status: int, code:
     assert found.count("\n") == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "body", "words"),
     [

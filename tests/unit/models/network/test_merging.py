@@ -254,6 +254,7 @@ def test_an_adapter_that_is_released_or_loaded_while_one_is_merged(
     assert margins(factory.scorer(base, QUESTION, adapters[1])) == second
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_many_swaps(base: BaseModel, adapters: tuple[Path, Path]) -> None:
     scorers = [factory.scorer(base, QUESTION), *(factory.scorer(base, QUESTION, adapter) for adapter in adapters)]
 

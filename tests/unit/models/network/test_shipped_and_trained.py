@@ -85,7 +85,7 @@ def trained() -> Callable[[str], Trained]:
 
 
 # One recipe of each kind of weights; the others need many seconds, and differ by their settings.
-QUICK = ("pocket-full", "pocket-head", "pocket-lora", "vision-top3")
+QUICK = ("pocket-full", "pocket-head")
 RECIPES = [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in recipe_names()]
 
 

@@ -41,6 +41,7 @@ def scorer(check: str) -> Scorer:
     return factory.scorer(load_base("pocket", device="cpu"), read_card(folder).question, folder)
 
 
+@pytest.mark.slow
 def test_some_targets(check: str, scorer: Scorer) -> None:
     found = shifts(scorer, check, [0, 5, 11])
     assert len(found) == 2  # the first is decoded whole: half its sides would not be enough

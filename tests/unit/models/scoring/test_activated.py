@@ -253,6 +253,7 @@ def test_the_invocation_is_sealed_and_a_plain_lora_keeps_its_digest(load: Load, 
         LoraSettings.model_validate(read.lora.model_dump() | {"modules_to_save": ("merger",)})
 
 
+@pytest.mark.slow
 def test_every_family_that_reads_images_first_takes_it(load: Load, tmp_path: Path) -> None:
     for family in FAMILIES:
         base, other = load(family), load(family, n=1)
@@ -285,6 +286,7 @@ def test_pairs_and_maps_read_the_adapter(load: Load, tmp_path: Path) -> None:
         assert scorer.score(pair)[0].margin == pytest.approx(margin_of(model, rows.inputs, other, KIND), abs=PEFTS)
 
 
+@pytest.mark.slow
 def test_a_text_that_does_not_invoke_it_is_the_bases_to_answer(load: Load, tmp_path: Path) -> None:
     base, other = load("qwen3_vl"), load("qwen3_vl", n=1)
     made = adapter(tmp_path / "a", other, KIND)

@@ -92,6 +92,7 @@ def test_without_check_and_pack_the_option_is_missing(folder: Path, command: str
     assert "Missing option '--check' (or '--pack')" in found.stderr
 
 
+@pytest.mark.slow
 def test_each_check_has_a_report_of_its_own(folder: Path) -> None:
     arguments = ("run", "pictures", "--check", "logo.toml", "--check", "knife.toml", "--report", "a.html")
     found = scanfleet(*arguments, data_dir=folder, model="fake")
@@ -105,6 +106,7 @@ def test_each_check_has_a_report_of_its_own(folder: Path) -> None:
         assert f"<h1>{each['check']}</h1>" in page
 
 
+@pytest.mark.slow
 def test_run_answers_all_of_them(folder: Path) -> None:
     arguments = ("run", "pictures", "--check", "logo.toml", "--check", "knife.toml", "--strict")
     found = scanfleet(*arguments, data_dir=folder, model="fake")

@@ -110,6 +110,7 @@ def test_a_model_that_the_hub_refuses_ends_the_command_as_it_ended_the_worker(se
     assert caught.value.exit_code == 26
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["os.kill(os.getpid(), 9)", "sys.exit(75)"])
 def test_a_worker_that_was_killed_or_asks_for_it_is_started_again_but_not_for_ever(
     settings: Settings, end: str

@@ -255,6 +255,7 @@ def test_a_manifest_that_went_away_is_named(tmp_path: Path) -> None:
         read(tmp_path / "gone.csv")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["m.txt", "m.csv", "m.jsonl"])
 def test_memory_does_not_grow_with_the_manifest(tmp_path: Path, name: str) -> None:
     def peak_bytes(n_lines: int) -> int:

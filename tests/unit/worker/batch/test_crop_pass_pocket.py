@@ -87,6 +87,7 @@ def smallest(pictures: dict[str, bytes], n: int) -> dict[str, bytes]:
     return {uri: pictures[uri] for uri in sorted(lossless, key=lambda uri: len(pictures[uri]))[:n]}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("settings", "n"), [({}, N), ({"look": "tiles", "crop_pixels": 320 * 320}, 1)])
 def test_a_worker_gives_the_margins_of_the_library(
     tmp_path: Path, base: BaseModel, pictures: dict[str, bytes], settings: dict[str, Any], n: int

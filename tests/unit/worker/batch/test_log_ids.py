@@ -23,7 +23,11 @@ def test_json_logs_name_scan_batch_scorer_and_adapter(
 
     monkeypatch.setattr(BatchResults, "outcome", logging)
     before = structlog.get_config()
-    structlog.configure(processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()])
+    structlog.configure(
+        processors=[structlog.contextvars.merge_contextvars, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(),
+        cache_logger_on_first_use=False,
+    )
     try:
         with rig(tmp_path) as worker:
             scan_id = worker.scan({"mem://1": png(1)})

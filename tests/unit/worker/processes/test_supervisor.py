@@ -62,6 +62,7 @@ def test_one_process_a_device_and_sigterm_reaches_all(tmp_path: Path) -> None:
             os.kill(pid, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["exit code 75", "killed"])
 def test_a_process_that_asks_for_it_or_is_killed_is_started_again(tmp_path: Path, how: str) -> None:
     running = start(tmp_path, "cpu", WAITS, END="75" if how == "exit code 75" else "0")

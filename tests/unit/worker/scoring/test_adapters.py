@@ -138,6 +138,7 @@ def test_the_prevalence_of_a_check_moves_its_scores_and_makes_another_scorer(
             assert row.score == pytest.approx(platt.probability(row.margin, prevalence=prevalence))
 
 
+@pytest.mark.slow
 def test_a_calibrator_of_full_precision_does_not_read_a_quantised_scorer(
     tmp_path: Path, folder: Path, adapters: tuple[Path, Path]
 ) -> None:

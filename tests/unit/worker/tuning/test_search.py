@@ -37,6 +37,7 @@ def crop_helps(first: FirstPass, policy: CropPolicy) -> bool:
     return policy.look == "crop" and policy.method == "rel-att"
 
 
+@pytest.mark.slow
 def test_it_finds_the_crop_that_shows_the_target() -> None:
     record = tune(PlantedScores(examples(240), helps=crop_helps))
     assert record["chosen"] is not None, record["reason"]

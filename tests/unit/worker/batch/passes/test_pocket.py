@@ -70,6 +70,7 @@ def scanned(worker: Rig, pictures: dict[str, bytes], *, pass_id: str | None) -> 
     ]
 
 
+@pytest.mark.slow
 def test_the_answers_are_those_of_separate_scans(base: BaseModel, pictures: dict[str, bytes], tmp_path: Path) -> None:
     answers: dict[str | None, list[dict[str, float]]] = {}
     for pass_id in (None, "p"):
