@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
+import re
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from scanfleet.db.scans.new_images import NewImage
 from scanfleet.errors import BadSettings
 from scanfleet.storage.open import open_store
 
+_UPLOAD = re.compile("[0-9a-f]{64}")
 SCHEME = "upload:"  # what answers call an upload: its place is the server's own affair
 
 
@@ -52,14 +54,21 @@ def shown(uri: str, settings: Settings) -> str:
 
 
 def clear_old(settings: Settings) -> int:
-    """Delete the days of a folder that are over for longer than `serve_keep_hours`. Returns their number."""
+    """Delete the uploads of days that are over for longer than `serve_keep_hours`. Returns the number of days.
+
+    Only files that have the name of an upload go, in case people keep something of their own there.
+    """
     place = place_of(settings)
     if place.startswith("s3://"):
         return 0
     oldest = (datetime.now(UTC) - timedelta(hours=settings.serve_keep_hours)).date()
-    old = [entry for entry in Path(place).iterdir() if _day(entry.name) < oldest]
+    old = [entry for entry in Path(place).iterdir() if _day(entry.name) < oldest and entry.is_dir()]
     for folder in old:
-        shutil.rmtree(folder, ignore_errors=True)
+        for file in folder.iterdir():
+            if _UPLOAD.fullmatch(file.name):
+                file.unlink(missing_ok=True)
+        with suppress(OSError):  # not empty
+            folder.rmdir()
     return len(old)
 
 
