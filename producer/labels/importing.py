@@ -15,7 +15,7 @@ from scanfleet.db.labels.queries import PINNED
 from scanfleet.db.labels.shown_verdicts import shown_for
 from scanfleet.db.labels.splits import Place, add_images, golden_by_hash, place_images
 from scanfleet.db.scans.checks import save_check
-from scanfleet.db.training_tables import SPLITS
+from scanfleet.db.tables.training import SPLITS
 from scanfleet.errors import BadLabels, ImageError
 from scanfleet.producer.labels.preparing import PreparedLabels
 

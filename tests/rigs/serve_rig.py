@@ -11,8 +11,8 @@ from typing import Any
 from fastapi.testclient import TestClient
 
 from scanfleet.db.access.tokens import create_token
-from scanfleet.db.access_tables import SCOPES
 from scanfleet.db.engine import transaction
+from scanfleet.db.tables.access import SCOPES
 from scanfleet.messages import score_queue
 from scanfleet.queue.app import make_app as make_broker
 from scanfleet.serve.app import make_app

@@ -9,7 +9,7 @@ from typing import Any
 
 from scanfleet.db.engine import reading
 from scanfleet.db.labels.labels import CurrentLabel, iter_current_labels
-from scanfleet.db.training_tables import SPLITS
+from scanfleet.db.tables.training import SPLITS
 from scanfleet.errors import TrainingFailed
 from scanfleet.models.training.data.types import Example
 from scanfleet.models.types import Question

@@ -19,7 +19,7 @@ SHOWN_LEFT_OUT = 10
 
 def echo_summary(summary: Summary, split: str | None) -> None:
     """Print the table on stdout, and below it what to know before the import."""
-    from scanfleet.db.training_tables import SPLITS
+    from scanfleet.db.tables.training import SPLITS
 
     rows: list[tuple[str | int, ...]] = [
         (label, *(splits[name] for name in SPLITS), sum(splits.values()), summary.boxes.get(label, 0))

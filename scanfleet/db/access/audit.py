@@ -6,8 +6,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.db.access_tables import AccessAudit
 from scanfleet.db.engine import now
+from scanfleet.db.tables.access import AccessAudit
 
 
 def record(

@@ -7,8 +7,8 @@ from datetime import timedelta
 import sqlalchemy as sa
 
 from scanfleet.db.access.tokens import TokenInfo, digest_of, new_secret, valid_token
-from scanfleet.db.access_tables import ApiToken, WebSession
 from scanfleet.db.engine import now
+from scanfleet.db.tables.access import ApiToken, WebSession
 
 
 def begin_session(connection: sa.Connection, token: TokenInfo, *, lasts: timedelta) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from scanfleet.db.access_tables import SCOPES, ApiToken, WebSession
 from scanfleet.db.engine import now
+from scanfleet.db.tables.access import SCOPES, ApiToken, WebSession
 from scanfleet.errors import RequestError, UnknownName
 
 MARK = "sft_"  # tells scanners of secrets what it is

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
 from scanfleet.db.engine import now
-from scanfleet.db.review_tables import ReviewLease as Lease
+from scanfleet.db.tables.review import ReviewLease as Lease
 
 
 def taken_from(connection: sa.Connection, check_name: str, *, holder: str) -> set[str]:

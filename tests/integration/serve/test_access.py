@@ -6,8 +6,8 @@ import pytest
 import sqlalchemy as sa
 
 from scanfleet.db.access.tokens import list_tokens, revoke_token
-from scanfleet.db.access_tables import SCOPES, AccessAudit, ApiToken, WebSession
 from scanfleet.db.engine import reading, transaction
+from scanfleet.db.tables.access import SCOPES, AccessAudit, ApiToken, WebSession
 from scanfleet.serve.access.guard import FAILURES_PER_MINUTE
 from scanfleet.serve.access.rates import Rate
 from scanfleet.serve.access.routes import scopes_of

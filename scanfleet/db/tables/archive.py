@@ -1,7 +1,4 @@
-"""The tables. migrations/ creates them in a database, and a test compares both.
-
-Times are UTC. Enumerations are short words under a CHECK constraint, so that the raw tables are readable.
-"""
+"""What is asked of which images, and who answers: checks, scans, batches, images, failures, workers."""
 
 from __future__ import annotations
 
@@ -11,46 +8,12 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.orm import Mapped, mapped_column
 
-from scanfleet.db.access_tables import AccessAudit, ApiToken, WebSession
-from scanfleet.db.base import Base, Leased, UtcDateTime, one_of
-from scanfleet.db.experiment_tables import ExperimentCell
-from scanfleet.db.review_tables import ReviewLease
-from scanfleet.db.training_tables import (
-    Adapter,
-    Calibration,
-    Champion,
-    Label,
-    LabelledImage,
-    Promotion,
-    Refusal,
-    Training,
-)
-from scanfleet.db.webhook_tables import Webhook
-
-__all__ = [
-    "AccessAudit", "Adapter", "ApiToken", "Base", "Batch", "Calibration", "Champion", "CheckRow", "ExperimentCell",
-    "Failure", "Forgotten", "Image", "Label", "LabelledImage", "Promotion", "Refusal", "ReviewLease", "Scan",
-    "ScorerRow", "Training", "UtcDateTime", "Verdict", "WebSession", "Webhook", "Worker",
-]  # fmt: skip
+from scanfleet.db.base import Base, Leased, one_of
+from scanfleet.db.tables.indexes import partial, pointers
 
 SCAN_STATES = ("running", "paused", "cancelled", "done")
 BATCH_STATES = ("ready", "leased", "done", "cancelled")
 IMAGE_STATES = ("pending", "verdict", "failed", "cancelled")
-DECISIONS = ("clear", "review", "flag")
-
-
-def _where(condition: str) -> dict[str, Any]:
-    """Return the options of a partial index, for both databases."""
-    return {f"{dialect}_where": sa.text(condition) for dialect in ("postgresql", "sqlite")}
-
-
-def _pointers(table: str, column: str) -> sa.Index:
-    """The rows that point to a row, found when it is deleted."""
-    return sa.Index(f"ix_{table}_{column}", column, **_where(f"{column} IS NOT NULL"))
-
-
-def _of_sqlite(column: str, table: str) -> sa.ForeignKeyConstraint:
-    return sa.ForeignKeyConstraint([column], [f"{table}.id"]).ddl_if(dialect="sqlite")
 
 
 class CheckRow(Base):
@@ -71,7 +34,7 @@ class Scan(Base):
         one_of("state", SCAN_STATES),
         sa.Index(None, "pass_id"),
         sa.Index(None, "state"),
-        sa.Index(None, "n_listed", **_where("state = 'done' AND sums IS NULL")),  # those whose sums are to be kept
+        sa.Index(None, "n_listed", **partial("state = 'done' AND sums IS NULL")),  # those whose sums are to be kept
     )
 
     id: Mapped[str] = mapped_column(primary_key=True)
@@ -114,9 +77,9 @@ class Batch(Leased, Base):
         # For readers: the batches of a scan in order, and its counts without its rows.
         sa.Index(None, "scan_id", "id", postgresql_include=_COUNTS).ddl_if(dialect="postgresql"),
         # For notifications: of a long archive most batches are ready, few of them notified.
-        sa.Index("ix_batches_unnotified", "id", **_where("state = 'ready' AND notified_at IS NULL")),
-        sa.Index(None, "notified_at", **_where("state = 'ready' AND notified_at IS NOT NULL")),
-        sa.Index("ix_batches_urgent", "id", **_where("urgent IS NOT NULL AND state = 'ready'")),
+        sa.Index("ix_batches_unnotified", "id", **partial("state = 'ready' AND notified_at IS NULL")),
+        sa.Index(None, "notified_at", **partial("state = 'ready' AND notified_at IS NOT NULL")),
+        sa.Index("ix_batches_urgent", "id", **partial("urgent IS NOT NULL AND state = 'ready'")),
     )
 
     scan_id: Mapped[str] = mapped_column(sa.ForeignKey("scans.id"))
@@ -153,8 +116,8 @@ class Image(Base):
         # PostgreSQL writes them beside the rows, and no index (heap-only tuples).
         sa.Index(None, "scan_id", "id"),
         sa.Index(None, "uri", postgresql_ops={"uri": "text_pattern_ops"}),
-        sa.Index(None, "changed_at", "id", **_where("changed_at IS NOT NULL")),
-        *(_pointers("images", name) for name in ("rescan_of", "replaced")),
+        sa.Index(None, "changed_at", "id", **partial("changed_at IS NOT NULL")),
+        *(pointers("images", name) for name in ("rescan_of", "replaced")),
     )
 
     id: Mapped[int] = mapped_column(primary_key=True)
@@ -197,30 +160,6 @@ class Failure(Base):
     at: Mapped[datetime]
 
 
-class ScorerRow(Base):
-    """One immutable scoring configuration; `key` is the hash over the columns that can change a margin."""
-
-    __tablename__ = "scorers"
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    key: Mapped[str] = mapped_column(unique=True)
-    check_id: Mapped[int] = mapped_column(sa.ForeignKey("checks.id"))
-    base_model: Mapped[str]
-    base_revision: Mapped[str]
-    precision: Mapped[str]
-    adapter_id: Mapped[int | None] = mapped_column(sa.ForeignKey("adapters.id"))
-    max_pixels: Mapped[int]
-    crop: Mapped[str]
-    calibrator: Mapped[dict[str, Any] | None]  # None: the score is not a calibrated probability
-    thresholds: Mapped[dict[str, Any] | None]
-    likeness: Mapped[str | None]  # digest of the summary of the calibration images; None: the adapter has none
-    decoding: Mapped[int | None]  # version of decoding (scanfleet.images.version); None: the first
-    mode: Mapped[str | None]  # as in `scanfleet.db.results.scorers.ScorerUse`
-    created_at: Mapped[datetime]
-    # Widest move of the canary's margins on any machine: max, mean (logits), n (images), against (precision).
-    shift: Mapped[dict[str, Any] | None]
-
-
 class Forgotten(Base):
     """The hash of an image's name that no listing takes again (scanfleet.db.scans.forgotten)."""
 
@@ -233,67 +172,11 @@ class Forgotten(Base):
 
 # Of PostgreSQL alone, whose ledgers are large: the highest scores of a scan, the answers nearest to a threshold, and
 # those that are not clear.
-_FOR_READERS = (
-    sa.Index(
-        "ix_verdicts_scan_id_score_margin",
-        "scan_id",
-        sa.text("score DESC NULLS LAST"),
-        sa.text("margin DESC NULLS LAST"),
-    ).ddl_if(dialect="postgresql"),
-    sa.Index(None, "scorer_id", "margin").ddl_if(dialect="postgresql"),
-    sa.Index(
-        "ix_verdicts_unclear", "scorer_id", "content_sha256", postgresql_where=sa.text("decision <> 'clear'")
-    ).ddl_if(dialect="postgresql"),
-    sa.Index(None, "scan_id").ddl_if(dialect="sqlite"),
-)
-
-
-class Verdict(Base):
-    """The answer of one scorer for one image."""
-
-    __tablename__ = "verdicts"
-    __table_args__ = (
-        sa.UniqueConstraint("image_id", "scorer_id"),
-        one_of("decision", DECISIONS),
-        sa.Index(None, "content_sha256", "scorer_id"),
-        sa.Index(None, "scorer_id", "identity"),
-        *_FOR_READERS,
-        # Verdicts lie in the order of their times: on PostgreSQL an index of their ranges costs an answer nothing.
-        sa.Index(None, "created_at", postgresql_using="brin"),
-        _pointers("verdicts", "reused_from"),
-        # PostgreSQL would lock three rows for each verdict, and write that down. Writers compare the batch, its images
-        # and the scorer with the ledger, and `scanfleet db check` finds what points to nothing.
-        *(_of_sqlite(*pointer) for pointer in (("image_id", "images"), ("scan_id", "scans"), ("scorer_id", "scorers"))),
-    )
-
-    id: Mapped[int] = mapped_column(primary_key=True)
-    image_id: Mapped[int]
-    scan_id: Mapped[str]
-    scorer_id: Mapped[int]
-    identity: Mapped[str]  # of the image, as listed
-    content_sha256: Mapped[str]
-    label: Mapped[str]
-    decision: Mapped[str]
-    score: Mapped[float | None]  # calibrated probability of a flag; None without a calibrator
-    margin: Mapped[float]  # logits
-    mass: Mapped[float]  # probability of all label tokens together
-    logits: Mapped[list[Any]]  # one per label, in the check's order
-    boxes: Mapped[list[Any] | None]  # None: not asked for; [{x0, y0, x1, y1, label, score}], pixels of the image
-    box_problems: Mapped[list[Any] | None]  # messages
-    crop: Mapped[dict[str, Any] | None]  # the crop pass (scanfleet.checks.crop_result); None: the check has none
-    frames: Mapped[dict[str, Any] | None]  # scanfleet.checks.frame_result; None: the file holds one picture
-    notes: Mapped[list[Any] | None]  # what decoding chose where viewers differ
-    explanation: Mapped[dict[str, Any] | None]  # scanfleet.checks.explanation; None: not asked for, or not flagged
-    unlike: Mapped[float | None]  # scanfleet.stats.unlike; None: no adapter, or one that does not know
-    doubted: Mapped[str | None]  # the decision by the margin alone, where a review stands for an unlike image
-    reused_from: Mapped[int | None]  # the verdict that this one copies; itself: that one was deleted
-    created_at: Mapped[datetime]  # when it was written
-    computed_at: Mapped[datetime | None]  # of a copy: when its original was written; None: at `created_at`
 
 
 class Worker(Base):
     __tablename__ = "workers"
-    __table_args__ = (sa.Index(None, "reconciled_at"), sa.Index(None, "queue", **_where("stopped_at IS NULL")))
+    __table_args__ = (sa.Index(None, "reconciled_at"), sa.Index(None, "queue", **partial("stopped_at IS NULL")))
 
     id: Mapped[str] = mapped_column(primary_key=True)  # host-pid-random
     host: Mapped[str]
