@@ -5,10 +5,9 @@ from __future__ import annotations
 import sys
 
 from scanfleet.config.settings import Settings
-from scanfleet.errors import BadSettings, DeviceUnavailable, UnknownModel
-from scanfleet.models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
 from scanfleet.models.inputs.sources import locate
 from scanfleet.worker.runtime.weights import fetch_weights, in_bucket
+from scanfleet.worker.scoring.error_mapping import naming_model
 
 
 def fetch_model(settings: Settings) -> int:
@@ -17,13 +16,7 @@ def fetch_model(settings: Settings) -> int:
     Raises BadSettings, UnknownModel, DeviceUnavailable, StoreUnavailable.
     """
     source = str(fetch_weights(settings)) if in_bucket(settings.model) else settings.model
-    try:
+    with naming_model():
         found = locate(source, revision=settings.model_revision)
-    except ModelUnknown as error:
-        raise UnknownModel(f"model: {error}") from error
-    except ModelInvalid as error:
-        raise BadSettings(f"model: {error}") from error
-    except ModelUnavailable as error:
-        raise DeviceUnavailable(f"model: {error}") from error
     sys.stdout.write(f"{found.folder}\n{found.revision}\n")
     return 0

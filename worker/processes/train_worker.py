@@ -14,9 +14,8 @@ from scanfleet.config.model_names import FAKE_MODELS
 from scanfleet.config.settings import Settings
 from scanfleet.db.scans.workers import News, beat
 from scanfleet.db.schema import ledger
-from scanfleet.errors import BadSettings, DeviceUnavailable, UnknownModel
+from scanfleet.errors import BadSettings
 from scanfleet.messages import TRAIN_QUEUE
-from scanfleet.models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
 from scanfleet.models.inputs.sources import locate
 from scanfleet.models.types import ModelIdentity
 from scanfleet.queue.app import clear_taken
@@ -33,6 +32,7 @@ from scanfleet.worker.runtime.timer import Timer
 from scanfleet.worker.runtime.watchdog import Watchdog, responds
 from scanfleet.worker.runtime.weights import in_bucket
 from scanfleet.worker.scoring.adapters import register_shipped
+from scanfleet.worker.scoring.error_mapping import naming_model
 from scanfleet.worker.training.trainer import Trainer
 from scanfleet.worker.training.triggers import check_triggers
 
@@ -63,14 +63,8 @@ def find_base(settings: Settings) -> ModelIdentity:
         raise BadSettings(f"model: {settings.model} cannot be trained: name a hub id, a folder or pocket")
     if in_bucket(settings.model):
         raise BadSettings("model: one in a bucket cannot be trained yet: copy it to a folder, and name that")
-    try:
+    with naming_model():
         found = locate(settings.model, revision=settings.model_revision)
-    except ModelUnknown as error:
-        raise UnknownModel(f"model: {error}") from error
-    except ModelInvalid as error:
-        raise BadSettings(f"model: {error}") from error
-    except ModelUnavailable as error:
-        raise DeviceUnavailable(f"model: {error}") from error
     return ModelIdentity(
         base_model=found.name, revision=found.revision, precision=settings.precision, adapter_sha256=None
     )

@@ -11,8 +11,8 @@ from typing import Any, cast
 
 from PIL import Image
 
-from scanfleet.errors import DeviceUnavailable, ImageError
-from scanfleet.models.errors import ImageUnsuitable, ModelUnavailable
+from scanfleet.errors import BadSettings, DeviceUnavailable, ImageError, UnknownModel
+from scanfleet.models.errors import ImageUnsuitable, ModelInvalid, ModelUnavailable, ModelUnknown
 from scanfleet.models.types import (
     Detail,
     FoundBoxes,
@@ -25,6 +25,19 @@ from scanfleet.models.types import (
     Written,
 )
 from scanfleet.worker.errors import DeviceBroken, OutOfDeviceMemory
+
+
+@contextmanager
+def naming_model() -> Iterator[None]:
+    """Map the library's errors about the setting `model`. Raises UnknownModel, BadSettings, DeviceUnavailable."""
+    try:
+        yield
+    except ModelUnknown as error:
+        raise UnknownModel(f"model: {error}") from error
+    except ModelInvalid as error:
+        raise BadSettings(f"model: {error}") from error
+    except ModelUnavailable as error:
+        raise DeviceUnavailable(f"model: {error}") from error
 
 
 class MappedScorer:

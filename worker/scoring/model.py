@@ -16,10 +16,10 @@ from scanfleet.config.endpoints import PREFIX
 from scanfleet.config.extras import install_hint
 from scanfleet.config.model_names import FAKE_MODELS
 from scanfleet.config.settings import Settings
-from scanfleet.errors import BadSettings, DeviceUnavailable, StoreUnavailable, UnknownModel
+from scanfleet.errors import BadSettings, DeviceUnavailable, StoreUnavailable
 from scanfleet.models import factory
 from scanfleet.models.crops.policy import CropPolicy
-from scanfleet.models.errors import ModelInvalid, ModelUnavailable, ModelUnknown
+from scanfleet.models.errors import ModelInvalid
 from scanfleet.models.fake import FakeCropReader, FakeExplainer, FakeFinder, FakePrepared, FakeScorer, fake_identity
 from scanfleet.models.inputs.sources import locate
 from scanfleet.models.network.cpu.allocator import keep_freed_memory
@@ -41,6 +41,7 @@ from scanfleet.worker.scoring.error_mapping import (
     MappedFinder,
     MappedScorer,
     MappedSeveral,
+    naming_model,
 )
 
 if TYPE_CHECKING:
@@ -132,27 +133,22 @@ def load_model(settings: Settings) -> Model:
             return load_endpoint(settings)
         name = settings.model
         source = str(fetch_weights(settings)) if in_bucket(name) else name
-        locate(source, revision=settings.model_revision)  # a wrong name is reported before torch is imported
-        from scanfleet.models.network.base import load_base
+        with naming_model():
+            locate(source, revision=settings.model_revision)  # a wrong name is reported before torch is imported
+            from scanfleet.models.network.base import load_base
 
-        base = load_base(
-            source,
-            revision=settings.model_revision,
-            precision=cast("Precision", settings.precision),
-            device=settings.device,
-        )
+            base = load_base(
+                source,
+                revision=settings.model_revision,
+                precision=cast("Precision", settings.precision),
+                device=settings.device,
+            )
         # Its folder differs from node to node; what it is called, and the digest of its files, do not.
         base.checkpoint = replace(base.checkpoint, name=name)
     except StoreUnavailable as error:
         raise DeviceUnavailable(f"model: {error}") from error
     except ImportError as error:
         raise BadSettings(f"this worker cannot load models ({error}): {install_hint('worker')}") from None
-    except ModelUnknown as error:
-        raise UnknownModel(f"model: {error}") from error
-    except ModelInvalid as error:
-        raise BadSettings(f"model: {error}") from error
-    except ModelUnavailable as error:
-        raise DeviceUnavailable(f"model: {error}") from error
     return LoadedModel(base)
 
 
