@@ -46,8 +46,8 @@ def add_one(
             ImageLabel(
                 where="the label",
                 image=named_image(uri),
-                label=_require_label(each, check),
-                boxes=_boxes(boxes, each, check, several=checks),
+                label=require_label(each, check),
+                boxes=given_boxes(boxes, each, check, several=checks),
                 who=required(who, "value of --who"),
                 group=text_of(group, "group"),
                 note=text_of(remark, "note"),
@@ -90,13 +90,15 @@ def _label_of(check: Check, label: str, *, several: Sequence[Check]) -> str:
     return class_of(check) if class_of(check) in given else NONE
 
 
-def _require_label(label: str, check: Check) -> str:
+def require_label(label: str, check: Check) -> str:
     if label not in check.labels:
         raise MalformedLineError(f"{label!r} is not a label of check {check.name} ({', '.join(check.labels[:12])})")
     return label
 
 
-def _boxes(texts: Sequence[str], label: str, check: Check, *, several: Sequence[Check]) -> tuple[RawBox, ...] | None:
+def given_boxes(
+    texts: Sequence[str], label: str, check: Check, *, several: Sequence[Check]
+) -> tuple[RawBox, ...] | None:
     """Parse `x0 y0 x1 y1`, with or without a label before it. None: no box was given.
 
     Of a multi check a box must say its class.
@@ -115,5 +117,5 @@ def _boxes(texts: Sequence[str], label: str, check: Check, *, several: Sequence[
             _label_of(check, box.label, several=several)
         return tuple(box for box in boxes if box.label == class_of(check)) or None
     for box in boxes:
-        _require_label(box.label, check)
+        require_label(box.label, check)
     return boxes

@@ -12,7 +12,7 @@ from scanfleet.db.labels.queries import undone
 from scanfleet.db.scans.new_images import NewImage
 from scanfleet.db.tables import Label
 from scanfleet.errors import BadLabels, SourceNotFound
-from scanfleet.producer.labels.adding import _boxes, _require_label
+from scanfleet.producer.labels.adding import given_boxes, require_label
 from scanfleet.producer.labels.fetching import fetch_images
 from scanfleet.producer.labels.formats.entries import Problems
 from scanfleet.producer.labels.importing import write
@@ -46,8 +46,8 @@ def decide(
         given = ImageLabel(
             where="the label",
             image=image,
-            label=_require_label(label, check),
-            boxes=_boxes(boxes, label, check, several=[check]),
+            label=require_label(label, check),
+            boxes=given_boxes(boxes, label, check, several=[check]),
             who=who,
             group=None,
             note=None,
