@@ -13,8 +13,8 @@ import structlog
 from scanfleet.config.extras import install_hint
 from scanfleet.config.settings import Settings
 from scanfleet.db.access.tokens import create_token, revoke_token
-from scanfleet.db.tables.access import SCOPES
 from scanfleet.db.engine import now, transaction
+from scanfleet.db.tables.access import SCOPES
 from scanfleet.errors import MissingExtra, ScanfleetError
 from scanfleet.producer.local.workers import LocalWorkers, require_worker_extra
 from scanfleet.producer.scans.session import Session, free_batches, open_session

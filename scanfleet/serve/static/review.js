@@ -152,6 +152,7 @@ function show() {
   find("score").textContent = number(item?.score, 3) ?? (item?.margin === undefined ? "–" : `margin ${number(item.margin, 2)}`);
   find("uri").textContent = item?.uri ?? "–";
   find("said").textContent = item?.explanation ?? "–";
+  find("doubts").textContent = item?.doubts?.join("; ") || "–";
   mark(item);
   fill_grid();
   count();

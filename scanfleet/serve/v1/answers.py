@@ -14,10 +14,11 @@ from scanfleet.stats.counts import MASS_FLOOR
 
 def record_of(result: Result, settings: Settings) -> dict[str, Any]:
     """Return a result as JSON values: the fields of `scanfleet results export`, and why not to rely on it."""
-    return as_record(result) | {"uri": shown(result.uri, settings), "caveats": _caveats(result)}
+    return as_record(result) | {"uri": shown(result.uri, settings), "caveats": caveats_of(result)}
 
 
-def _caveats(result: Result) -> list[str]:
+def caveats_of(result: Result) -> list[str]:
+    """Return why not to rely on an answer, as everywhere that shows one."""
     if result.scorer is None:
         return []
     return list(

@@ -78,6 +78,9 @@ def begin(serving: ServingDep, actor: Scorer, new: NewScan) -> dict[str, Any]:
         session = Session(settings=serving.settings, engine=serving.engine, app=serving.celery)
         pages = session.enqueue(new.request())
         first = next(pages)
+        with transaction(serving.engine) as connection:
+            for scan in first.scans:
+                actor.record(connection, action="scan.begin", subject=scan.id, detail={"sources": new.sources})
         threading.Thread(target=_go_on, args=(pages,), name="listing", daemon=True).start()
         begun.set()
     finally:

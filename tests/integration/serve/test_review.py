@@ -52,6 +52,7 @@ def test_flags_come_surest_first_and_a_decision_is_a_label_of_what_was_shown(rev
     headers = reviewed.headers("ana", "review")
     items = ask(reviewed, headers, "take", n=5).json()["items"]
     assert [item["margin"] for item in items] == [6.0, 5.0, 4.0, 3.0, 2.0]
+    assert any("no adapter" in doubt for doubt in items[0]["doubts"])  # as everywhere that shows an answer
     assert decide(reviewed, headers, items[1], "none", boxes=["1 2 30 20"]).status_code == 200
     (label,) = iter_current_labels(reviewed.rig.engine, "overlay")
     assert (label.content_sha256, label.label, label.who, label.drawn) == (

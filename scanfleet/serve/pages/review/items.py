@@ -9,6 +9,7 @@ from scanfleet.checks.check import Check
 from scanfleet.config.settings import Settings
 from scanfleet.db.results.results import Result
 from scanfleet.serve.uploads import shown
+from scanfleet.serve.v1.answers import caveats_of
 
 
 def item(result: Result, check: Check, settings: Settings, *, hidden: bool) -> dict[str, Any]:
@@ -33,6 +34,7 @@ def item(result: Result, check: Check, settings: Settings, *, hidden: bool) -> d
         "crop": None if result.crop is None else asdict(result.crop),
         "adapter": None if result.scorer is None else result.scorer.adapter_id,
         "explanation": None if result.explanation is None else result.explanation.text,
+        "doubts": [*(result.notes or ()), *caveats_of(result)],
         "wrong": opposite(check, result.label),
     }
 
